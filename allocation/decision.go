@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package allocation
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"time"
+	"unicode/utf8"
+)
+
+// Bounds of what one decision may put into the log.
+const (
+	maxLoggedID   = 128      // bytes; the longest registration ID that is valid
+	maxLoggedBody = 16 << 10 // bytes; a real request has about 1,200
+)
+
+// Decision is what happened to one request. Nothing in it is secret: members
+// that look like keys are masked in Request and Response.
+type Decision struct {
+	// Time is when the request arrived.
+	Time time.Time
+
+	// RegistrationID is the device's spelling of it, or empty when the request
+	// did not tell.
+	RegistrationID string
+
+	// AssignedHub is the hub that the answer names, or empty.
+	AssignedHub string
+
+	// Request is the body as it came, or nil when it was empty, not JSON, or not
+	// read at all because no key fitted or it was too large.
+	Request json.RawMessage
+
+	// Response is the body of a 200, and nil otherwise.
+	Response json.RawMessage
+
+	// Refusal is the line of text that any other status went out with.
+	Refusal string
+
+	// Status is the HTTP status of the answer.
+	Status int
+
+	// Duration runs from the arrival of the request to the decision, without
+	// the time that the answer took to travel.
+	Duration time.Duration
+}
+
+// log writes the decision as one record, in the words of the tutorial's
+// function, which logs the request's body and then the response or the refusal.
+// cause is what a 503 does not tell its caller, or nil.
+func (d *Decision) log(ctx context.Context, logger *slog.Logger, cause error) {
+	level := d.level()
+	if !logger.Enabled(ctx, level) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("registration_id", shorten(d.RegistrationID, maxLoggedID)),
+		slog.Int("status", d.Status),
+		slog.Duration("duration", d.Duration),
+	}
+	if d.AssignedHub != "" {
+		attrs = append(attrs, slog.String("hub", d.AssignedHub))
+	}
+	if cause != nil {
+		attrs = append(attrs, slog.Any("err", cause))
+	}
+	if d.Request != nil {
+		attrs = append(attrs, slog.String("request_body", shorten(string(d.Request), maxLoggedBody)))
+	}
+	if d.Response != nil {
+		attrs = append(attrs, slog.String("response", shorten(string(d.Response), maxLoggedBody)))
+	} else {
+		attrs = append(attrs, slog.String("response", d.Refusal))
+	}
+	logger.LogAttrs(ctx, level, "webhook processed a request", attrs...)
+}
+
+// level says who should look: nobody at an answer of the policy, a person at
+// trouble of our own, and whoever set up the enrollment at everything else.
+func (d *Decision) level() slog.Level {
+	switch {
+	case d.Status == http.StatusOK, d.Status == http.StatusBadRequest:
+		return slog.LevelInfo
+	case d.Status >= http.StatusInternalServerError:
+		return slog.LevelError
+	default:
+		return slog.LevelWarn
+	}
+}
+
+// shorten cuts text to at most limit bytes and shows that it did.
+func shorten(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	cut := limit
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + "…"
+}

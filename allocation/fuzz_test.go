@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package allocation
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// FuzzWebhookBody sends any body to the whole webhook: it must end in an
+// assignment to a linked hub or in one line of text, never in trouble.
+func FuzzWebhookBody(f *testing.F) {
+	for _, vector := range loadVectors(f).Webhook.Requests {
+		f.Add([]byte(vector.Body))
+	}
+	f.Add(golden(f, "tutorial-toaster.request.json"))
+	for _, seed := range []string{``, `null`, `[]`, `{"deviceRuntimeContext":{"registrationId":{}}}`, `{"linkedHubs":[null]}`, "\ufeff{}", `{"a":"\ud800","token":-1e9}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var decision Decision
+		handler := NewHandler(Config{Policy: Tutorial(), Observe: func(d Decision) { decision = d }})
+		recorder := httptest.NewRecorder()
+		handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, "/api/f", bytes.NewReader(body)))
+
+		switch recorder.Code {
+		case http.StatusOK:
+			request, err := ParseRequest(body)
+			if err != nil {
+				t.Fatalf("assigned what does not parse: %v", err)
+			}
+			if !slices.Contains(request.LinkedHubs, decision.AssignedHub) {
+				t.Errorf("assigned to %q, which is not one of %q", decision.AssignedHub, request.LinkedHubs)
+			}
+		case http.StatusBadRequest:
+			if text := recorder.Body.String(); text == "" || strings.ContainsAny(text, "\r\n") {
+				t.Errorf("got refusal %q, want one line", text)
+			}
+		default:
+			t.Errorf("got status %d", recorder.Code)
+		}
+		if decision.Request != nil && !json.Valid(decision.Request) {
+			t.Errorf("the recorded request is not JSON: %q", decision.Request)
+		}
+	})
+}
+
+// FuzzRedact checks that redaction gives valid JSON of the same meaning apart
+// from what it masks, and that doing it twice changes nothing.
+func FuzzRedact(f *testing.F) {
+	f.Add([]byte(`{"primaryKey":"x","u":"https://h/?code=y","n":[1,{"token":2}]}`))
+	f.Add([]byte(`["SharedAccessSignature sr=a&sig=b","\\\"",null]`))
+	f.Fuzz(func(t *testing.T, document []byte) {
+		if !json.Valid(document) {
+			return
+		}
+		once := redact(document)
+		if !json.Valid(once) {
+			t.Fatalf("%q became %q, which is not JSON", document, once)
+		}
+		if twice := redact(once); !bytes.Equal(once, twice) {
+			t.Errorf("%q became %q, then %q", document, once, twice)
+		}
+		if !bytes.ContainsAny(document, `?=\`) && !bytes.Contains(once, []byte(redacted)) && !bytes.Equal(document, once) {
+			t.Errorf("%q became %q without a secret in it", document, once)
+		}
+	})
+}
+
+// FuzzParseFunctionKeys checks that no error repeats a line of the file.
+func FuzzParseFunctionKeys(f *testing.F) {
+	f.Add(keyOne + "\n# comment\n" + keyTwo)
+	f.Add("short")
+	f.Add("")
+	f.Fuzz(func(t *testing.T, text string) {
+		keys, err := ParseFunctionKeys(text)
+		if (err == nil) == (len(keys) == 0) {
+			t.Errorf("got %d keys and error %v", len(keys), err)
+		}
+		if err == nil {
+			return
+		}
+		for line := range strings.Lines(text) {
+			if line = strings.TrimSpace(line); len(line) >= minFunctionKeyLength && strings.Contains(err.Error(), line) {
+				t.Errorf("the error shows a line of the file: %v", err)
+			}
+		}
+	})
+}

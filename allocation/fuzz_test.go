@@ -5,11 +5,16 @@ package allocation
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // FuzzWebhookBody sends any body to the whole webhook: it must end in an
@@ -88,6 +93,39 @@ func FuzzParseFunctionKeys(f *testing.F) {
 		for line := range strings.Lines(text) {
 			if line = strings.TrimSpace(line); len(line) >= minFunctionKeyLength && strings.Contains(err.Error(), line) {
 				t.Errorf("the error shows a line of the file: %v", err)
+			}
+		}
+	})
+}
+
+// FuzzScan holds the scanner against encoding/json: both must see the same
+// members and elements.
+func FuzzScan(f *testing.F) {
+	f.Add(golden(f, "tutorial-toaster.request.json"))
+	f.Add([]byte(` { "a" : [ 1 , "]}\"" , { } , [ ] ] , "a" : -1e9 , "" : null } `))
+	f.Fuzz(func(t *testing.T, document []byte) {
+		if !json.Valid(document) || !utf8.Valid(document) {
+			return
+		}
+		document = bytes.TrimSpace(document)
+		var object map[string]json.RawMessage
+		var list []json.RawMessage
+		switch document[0] {
+		case '{':
+			got := maps.Collect(members(document))
+			if err := json.Unmarshal(document, &object); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(object, got); diff != "" {
+				t.Errorf("members (-encoding/json +scan):\n%s", diff)
+			}
+		case '[':
+			got := slices.Collect(elements(document))
+			if err := json.Unmarshal(document, &list); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(list, got, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("elements (-encoding/json +scan):\n%s", diff)
 			}
 		}
 	})

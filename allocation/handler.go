@@ -3,6 +3,7 @@
 package allocation
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -208,8 +209,8 @@ func unavailable(cause error) result {
 // redactBody gives the request as a decision may show it; a body without JSON
 // in it (the empty one) gives nil.
 func redactBody(body []byte) []byte {
-	body = withoutByteOrderMark(body)
-	if strings.TrimSpace(string(body)) == "" {
+	body = bytes.TrimSpace(withoutByteOrderMark(body))
+	if len(body) == 0 {
 		return nil
 	}
 	return redact(body)

@@ -351,6 +351,9 @@ func TestLogIsBounded(t *testing.T) {
 	if got, limit := log.Len(), maxLoggedBody+4*maxLoggedID; got > limit || got < maxLoggedBody {
 		t.Errorf("got a record of %d bytes, want about %d", got, maxLoggedBody)
 	}
+	if strings.Contains(log.String(), `\x`) {
+		t.Error("a character was cut in two")
+	}
 	if got := strings.Count(log.String(), "\n"); got != 1 {
 		t.Errorf("got %d lines, want 1", got)
 	}

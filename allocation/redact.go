@@ -8,6 +8,9 @@ import (
 	"strings"
 )
 
+// quotedRedacted stands in a document for a secret value.
+const quotedRedacted = `"` + redacted + `"`
+
 // redact returns a valid JSON document without its secrets, everything else
 // byte for byte as it was: for a log that shows the exact request.
 //
@@ -16,61 +19,66 @@ import (
 // that the service shows (dps-protocol 12.1), and a connection string or SAS
 // token goes as a whole. The service sends neither today; a payload may.
 //
-// It scans instead of decoding because it runs for every request.
+// It scans instead of decoding because it runs for every request. A document
+// without secrets is returned as it is, not as a copy.
 func redact(document []byte) []byte {
-	out := make([]byte, 0, len(document))
+	var out []byte
+	copied := 0                 // document[:copied] is in out
 	secret := false             // the value that comes next belongs to a secret member
 	outer := make([]bool, 0, 8) // secret, as it was before each open bracket
 	for i := 0; i < len(document); {
+		end, masked := i+1, []byte(nil)
 		switch c := document[i]; {
 		case c == '"':
-			end := endOfString(document, i)
-			text := document[i:end]
+			end = endOfString(document, i)
 			if isMemberName(document, end) {
-				secret = isSecretName(text)
-				out = append(out, text...)
+				secret = isSecretName(document[i:end])
 			} else {
-				out = append(out, redactText(text, secret)...)
+				masked = maskText(document[i:end], secret)
 			}
-			i = end
+		case c == '{' || c == '[':
+			outer = append(outer, secret)
+			secret = secret && c == '['
+		case c == '}' || c == ']':
+			secret = outer[len(outer)-1]
+			outer = outer[:len(outer)-1]
 		case secret && (c == '-' || '0' <= c && c <= '9'):
-			out = append(out, `"`+redacted+`"`...)
-			i = endOfNumber(document, i)
-		default:
-			switch c {
-			case '{', '[':
-				outer = append(outer, secret)
-				secret = secret && c == '['
-			case '}', ']':
-				secret = outer[len(outer)-1]
-				outer = outer[:len(outer)-1]
-			}
-			out = append(out, c)
-			i++
+			end = endOfLiteral(document, i)
+			masked = []byte(quotedRedacted)
 		}
+		if masked != nil {
+			out = append(append(out, document[copied:i]...), masked...)
+			copied = end
+		}
+		i = end
 	}
-	return out
+	if copied == 0 {
+		return document
+	}
+	return append(out, document[copied:]...)
 }
 
-// redactText masks one quoted text, if it is secret or carries a secret.
-func redactText(quoted []byte, secret bool) []byte {
+// maskText gives what to show for one quoted text: nil for the text itself.
+func maskText(quoted []byte, secret bool) []byte {
 	if secret {
-		return []byte(`"` + redacted + `"`)
+		return []byte(quotedRedacted)
 	}
 	if !bytes.ContainsAny(quoted, `\?=`) {
-		return quoted
+		return nil
 	}
 	text := unquote(quoted)
-	if strings.Contains(text, "SharedAccessKey=") || strings.Contains(text, "SharedAccessSignature ") || strings.Contains(text, "AccountKey=") {
-		return []byte(`"` + redacted + `"`)
+	for _, sign := range []string{"SharedAccessKey=", "SharedAccessSignature ", "AccountKey="} {
+		if strings.Contains(text, sign) {
+			return []byte(quotedRedacted)
+		}
 	}
 	address, query, found := strings.Cut(text, "?")
 	if !found || query == "****" || !strings.Contains(address, "://") {
-		return quoted
+		return nil
 	}
 	masked, err := json.Marshal(address + "?****")
 	if err != nil {
-		return []byte(`"` + redacted + `"`)
+		return []byte(quotedRedacted)
 	}
 	return masked
 }
@@ -78,52 +86,27 @@ func redactText(quoted []byte, secret bool) []byte {
 // isSecretName tells by a member's name that its value is not for a log. A
 // plural is as secret as its singular.
 func isSecretName(quoted []byte) bool {
-	name := strings.TrimSuffix(strings.ToLower(unquote(quoted)), "s")
+	name := unquote(quoted)
+	if n := len(name) - 1; n > 0 && (name[n] == 's' || name[n] == 'S') {
+		name = name[:n]
+	}
 	for _, ending := range []string{"key", "password", "secret", "token", "connectionstring"} {
-		if strings.HasSuffix(name, ending) {
+		if start := len(name) - len(ending); start >= 0 && strings.EqualFold(name[start:], ending) {
 			return true
 		}
 	}
 	return false
 }
 
-// unquote gives the text of a quoted string that is known to be valid.
-func unquote(quoted []byte) string {
-	if !bytes.ContainsRune(quoted, '\\') {
-		return string(quoted[1 : len(quoted)-1])
-	}
-	var text string
-	if err := json.Unmarshal(quoted, &text); err != nil {
-		return ""
-	}
-	return text
-}
-
-// endOfString gives the offset behind the string that starts at start.
-func endOfString(document []byte, start int) int {
-	for i := start + 1; i < len(document); i++ {
-		switch document[i] {
-		case '\\':
-			i++
-		case '"':
-			return i + 1
-		}
-	}
-	return len(document)
-}
-
-// endOfNumber gives the offset behind the number that starts at start.
-func endOfNumber(document []byte, start int) int {
-	for i := start; i < len(document); i++ {
-		if !bytes.ContainsRune([]byte("+-.0123456789eE"), rune(document[i])) {
-			return i
-		}
-	}
-	return len(document)
-}
-
 // isMemberName tells whether the string that ends at end is followed by a colon.
 func isMemberName(document []byte, end int) bool {
-	rest := bytes.TrimLeft(document[end:], " \t\r\n")
-	return len(rest) > 0 && rest[0] == ':'
+	for _, c := range document[end:] {
+		switch c {
+		case ' ', '\t', '\r', '\n':
+			continue
+		default:
+			return c == ':'
+		}
+	}
+	return false
 }

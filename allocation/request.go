@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 )
 
 // Request is the AllocationRequest that the provisioning service posts
@@ -51,97 +52,110 @@ type DeviceRuntimeContext struct {
 // AllocationRequest is an error of type [Refusal].
 //
 // Member names are matched exactly and the last of several equal ones counts,
-// because that is how the function's JSON library reads them; encoding/json's
-// own matching of struct fields would also take LINKEDHUBS for linkedHubs.
+// because that is how the function's JSON library reads them. The result shares
+// the memory of body.
 func ParseRequest(body []byte) (Request, error) {
 	body = bytes.TrimSpace(withoutByteOrderMark(body))
 	if len(body) == 0 {
 		return Request{}, nil
 	}
-	top, err := parseObject(body, "the body")
-	if err != nil {
+	if !json.Valid(body) {
+		return Request{}, notAllocationRequest(fmt.Sprintf("the body is not valid JSON at byte %d", errorOffset(body)))
+	}
+	if isNull(body) {
+		return Request{}, nil
+	}
+	if body[0] != '{' {
+		return Request{}, notAllocationRequest("the body is not an object")
+	}
+	var request Request
+	var device, hubs json.RawMessage
+	for name, value := range members(body) {
+		switch name {
+		case "individualEnrollment":
+			request.IndividualEnrollment = value
+		case "enrollmentGroup":
+			request.EnrollmentGroup = value
+		case "deviceRuntimeContext":
+			device = value
+		case "linkedHubs":
+			hubs = value
+		}
+	}
+	var err error
+	if request.DeviceRuntimeContext, err = parseDeviceRuntimeContext(device); err != nil {
 		return Request{}, err
 	}
-	device, err := parseDeviceRuntimeContext(top["deviceRuntimeContext"])
-	if err != nil {
+	if request.LinkedHubs, err = parseLinkedHubs(hubs); err != nil {
 		return Request{}, err
 	}
-	hubs, err := parseLinkedHubs(top["linkedHubs"])
-	if err != nil {
-		return Request{}, err
-	}
-	return Request{
-		IndividualEnrollment: top["individualEnrollment"],
-		EnrollmentGroup:      top["enrollmentGroup"],
-		DeviceRuntimeContext: device,
-		LinkedHubs:           hubs,
-	}, nil
+	return request, nil
 }
 
 func parseDeviceRuntimeContext(raw json.RawMessage) (DeviceRuntimeContext, error) {
+	var device DeviceRuntimeContext
 	if isNull(raw) {
-		return DeviceRuntimeContext{}, nil
+		return device, nil
 	}
-	members, err := parseObject(raw, "deviceRuntimeContext")
+	if raw[0] != '{' {
+		return device, notAllocationRequest("deviceRuntimeContext is not an object")
+	}
+	var registrationID, hub, deviceID json.RawMessage
+	for name, value := range members(raw) {
+		switch name {
+		case "registrationId":
+			registrationID = value
+		case "currentIotHubHostName":
+			hub = value
+		case "currentDeviceId":
+			deviceID = value
+		case "x509":
+			device.X509 = value
+		case "symmetricKey":
+			device.SymmetricKey = value
+		case "tpm":
+			device.TPM = value
+		case "payload":
+			device.Payload = value
+		}
+	}
+	var err error
+	if device.RegistrationID, err = parseText(registrationID, "deviceRuntimeContext.registrationId"); err != nil {
+		return DeviceRuntimeContext{}, err
+	}
+	currentHub, err := parseText(hub, "deviceRuntimeContext.currentIotHubHostName")
 	if err != nil {
 		return DeviceRuntimeContext{}, err
 	}
-	registrationID, err := parseText(members["registrationId"], "deviceRuntimeContext.registrationId")
+	currentID, err := parseText(deviceID, "deviceRuntimeContext.currentDeviceId")
 	if err != nil {
 		return DeviceRuntimeContext{}, err
 	}
-	hub, err := parseText(members["currentIotHubHostName"], "deviceRuntimeContext.currentIotHubHostName")
-	if err != nil {
-		return DeviceRuntimeContext{}, err
-	}
-	deviceID, err := parseText(members["currentDeviceId"], "deviceRuntimeContext.currentDeviceId")
-	if err != nil {
-		return DeviceRuntimeContext{}, err
-	}
-	return DeviceRuntimeContext{
-		RegistrationID:        registrationID,
-		CurrentIoTHubHostName: orEmpty(hub),
-		CurrentDeviceID:       orEmpty(deviceID),
-		X509:                  members["x509"],
-		SymmetricKey:          members["symmetricKey"],
-		TPM:                   members["tpm"],
-		Payload:               members["payload"],
-	}, nil
+	device.CurrentIoTHubHostName = orEmpty(currentHub)
+	device.CurrentDeviceID = orEmpty(currentID)
+	return device, nil
 }
 
 func parseLinkedHubs(raw json.RawMessage) ([]string, error) {
 	if isNull(raw) {
 		return nil, nil
 	}
-	var elements []json.RawMessage
-	if err := json.Unmarshal(raw, &elements); err != nil {
+	if raw[0] != '[' {
 		return nil, notAllocationRequest("linkedHubs is not a list")
 	}
-	hubs := make([]string, 0, len(elements))
-	for i, element := range elements {
-		hub, err := parseText(element, fmt.Sprintf("linkedHubs[%d]", i))
+	hubs := []string{}
+	for element := range elements(raw) {
+		name := "linkedHubs[" + strconv.Itoa(len(hubs)) + "]"
+		hub, err := parseText(element, name)
 		if err != nil {
 			return nil, err
 		}
 		if hub == nil {
-			return nil, notAllocationRequest(fmt.Sprintf("linkedHubs[%d] is null", i))
+			return nil, notAllocationRequest(name + " is null")
 		}
 		hubs = append(hubs, *hub)
 	}
 	return hubs, nil
-}
-
-// parseObject reads the members of one object; name says in an error which.
-func parseObject(raw []byte, name string) (map[string]json.RawMessage, error) {
-	var members map[string]json.RawMessage
-	err := json.Unmarshal(raw, &members)
-	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return nil, notAllocationRequest(fmt.Sprintf("%s is not valid JSON at byte %d", name, syntax.Offset))
-	}
-	if err != nil {
-		return nil, notAllocationRequest(name + " is not an object")
-	}
-	return members, nil
 }
 
 // parseText reads text, or nil when the member is absent or null. A number or a
@@ -155,15 +169,20 @@ func parseText(raw json.RawMessage, name string) (*string, error) {
 	case '{', '[':
 		return nil, notAllocationRequest(name + " is not text")
 	case '"':
-		var text string
-		if err := json.Unmarshal(raw, &text); err != nil {
-			return nil, notAllocationRequest(name + " is not text")
-		}
-		return &text, nil
+		return new(unquote(raw)), nil
 	default:
-		text := string(raw)
-		return &text, nil
+		return new(string(raw)), nil
 	}
+}
+
+// errorOffset tells where a document stops being JSON, counted from 1.
+func errorOffset(document []byte) int64 {
+	var ignored any
+	syntax, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(document, &ignored))
+	if !ok {
+		return 0
+	}
+	return syntax.Offset
 }
 
 // isNull tells whether a member is absent or null.

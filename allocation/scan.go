@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package allocation
+
+import (
+	"bytes"
+	"encoding/json"
+	"iter"
+)
+
+// The functions in this file find their way through JSON that is known to be
+// valid. encoding/json would decode the whole request once more at each step,
+// and it folds the case of member names when it fills a struct; the webhook
+// needs four members, spelled exactly.
+
+// members gives the members of an object in their order, duplicates included.
+func members(object []byte) iter.Seq2[string, json.RawMessage] {
+	return func(yield func(string, json.RawMessage) bool) {
+		for i := skipTo(object, 1); object[i] != '}'; i = skipTo(object, i) {
+			nameEnd := endOfString(object, i)
+			start := skipTo(object, nameEnd)
+			end := endOfValue(object, start)
+			if !yield(unquote(object[i:nameEnd]), object[start:end:end]) {
+				return
+			}
+			i = end
+		}
+	}
+}
+
+// elements gives the elements of a list in their order.
+func elements(list []byte) iter.Seq[json.RawMessage] {
+	return func(yield func(json.RawMessage) bool) {
+		for i := skipTo(list, 1); list[i] != ']'; i = skipTo(list, i) {
+			end := endOfValue(list, i)
+			if !yield(list[i:end:end]) {
+				return
+			}
+			i = end
+		}
+	}
+}
+
+// skipTo gives the offset of the next byte from i on that is neither white
+// space nor a comma or colon between values.
+func skipTo(document []byte, i int) int {
+	for {
+		switch document[i] {
+		case ' ', '\t', '\r', '\n', ',', ':':
+			i++
+		default:
+			return i
+		}
+	}
+}
+
+// endOfValue gives the offset behind the value that starts at start.
+func endOfValue(document []byte, start int) int {
+	switch document[start] {
+	case '"':
+		return endOfString(document, start)
+	case '{', '[':
+		return endOfBrackets(document, start)
+	default:
+		return endOfLiteral(document, start)
+	}
+}
+
+// endOfString gives the offset behind the string that starts at start.
+func endOfString(document []byte, start int) int {
+	i := start + 1
+	for document[i] != '"' {
+		if document[i] == '\\' {
+			i++
+		}
+		i++
+	}
+	return i + 1
+}
+
+// endOfBrackets gives the offset behind the object or list that starts at start.
+func endOfBrackets(document []byte, start int) int {
+	depth := 0
+	for i := start; ; {
+		switch document[i] {
+		case '"':
+			i = endOfString(document, i)
+			continue
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		}
+		i++
+		if depth == 0 {
+			return i
+		}
+	}
+}
+
+// endOfLiteral gives the offset behind the number, boolean or null that starts
+// at start.
+func endOfLiteral(document []byte, start int) int {
+	length := bytes.IndexAny(document[start:], ",]} \t\r\n")
+	if length < 0 {
+		return len(document)
+	}
+	return start + length
+}
+
+// unquote gives the text of a string.
+func unquote(quoted []byte) string {
+	if bytes.IndexByte(quoted, '\\') < 0 {
+		return string(bytes.ToValidUTF8(quoted[1:len(quoted)-1], []byte("\ufffd")))
+	}
+	var text string
+	if err := json.Unmarshal(quoted, &text); err != nil {
+		return ""
+	}
+	return text
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serialbus
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Bus is one serial line and the appliances on it.
+type Bus struct {
+	cfg     Config
+	profile profile
+	log     *slog.Logger
+	open    func() (port, error) // opens the port; a seam for tests
+
+	requests  chan *request // Apply's way to the goroutine that runs Run
+	ready     chan struct{} // closed after the first attempt to open
+	readyOnce sync.Once
+	done      chan struct{} // closed when Run has returned
+	doneOnce  sync.Once
+
+	// The rest belongs to the goroutine that runs Run.
+	events func(Event)
+	places []*place
+	down   string // why the line is down, as last told; "" = it is up or was never tried
+}
+
+// driver is one protocol on an open port. Its methods run on the goroutine that owns the port. An error that isLost
+// ends the port, the context's ends the call, any other is about the appliance.
+type driver interface {
+	// present asks cheaply whether the unit answers.
+	present(ctx context.Context, unit byte) error
+	// identify reads once who answers.
+	identify(ctx context.Context, unit byte) (Identity, error)
+	// apply brings the unit to the settings, see [Bus.Apply].
+	apply(ctx context.Context, unit byte, s Settings) (Applied, error)
+}
+
+var (
+	_ driver = (*modbusDriver)(nil)
+	_ driver = (*alpDriver)(nil)
+)
+
+// New checks the configuration, see [Config.Validate]; it opens nothing. A nil log discards.
+func New(cfg Config, log *slog.Logger) (*Bus, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("configuring serial line %q: %w", cfg.Port, err)
+	}
+	p, err := loadProfile(cfg.Profile)
+	if err != nil {
+		return nil, fmt.Errorf("configuring serial line %q: %w", cfg.Port, err)
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	cfg = cfg.withDefaults(p)
+	b := &Bus{
+		cfg:      cfg,
+		profile:  p,
+		log:      log.With("port", cfg.Port),
+		open:     func() (port, error) { return openTTY(cfg, p.Serial.StopBits) },
+		requests: make(chan *request),
+		ready:    make(chan struct{}),
+		done:     make(chan struct{}),
+	}
+	for _, unit := range cfg.Units {
+		b.places = append(b.places, &place{unit: unit})
+	}
+	if cfg.Driver == DriverLine {
+		b.places = []*place{{unit: 0}}
+	}
+	return b, nil
+}
+
+// String returns what the bus is called in logs: serial line "/dev/…".
+func (b *Bus) String() string { return fmt.Sprintf("serial line %q", b.cfg.Port) }
+
+// Ready returns a channel that closes after the first attempt to open the port, whatever came of it.
+func (b *Bus) Ready() <-chan struct{} { return b.ready }
+
+// Run owns the port until ctx ends: it opens it, finds the appliances, watches them, and opens it again whenever it
+// is lost, for ever, with a growing delay. It returns nil when cancelled; trouble on the line is an Event, never an
+// error. events is called from this goroutine and must not block for long, since the line stands still meanwhile; it
+// must not call Apply. A Bus runs once.
+func (b *Bus) Run(ctx context.Context, events func(Event)) error {
+	defer b.doneOnce.Do(func() { close(b.done) })
+	defer b.markReady() // nobody shall wait for a bus that was cancelled before it began
+	b.events = events
+	var delay backoff
+	for ctx.Err() == nil {
+		opened := time.Now()
+		free, err := b.session(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if time.Since(opened) > longestReopen {
+			delay.reset() // it worked for a while: this is a new trouble
+		}
+		b.lineDown(err)
+		if free != nil && !b.standby(ctx, free, nil, err) {
+			break
+		}
+		wait := delay.next()
+		b.log.Debug("opening the port again", "retry_in", wait)
+		timer := time.NewTimer(wait)
+		goOn := b.standby(ctx, nil, timer.C, err)
+		timer.Stop()
+		if !goOn {
+			break
+		}
+	}
+	return nil
+}
+
+func (b *Bus) markReady() { b.readyOnce.Do(func() { close(b.ready) }) }
+
+// session opens the port and works on it until it is lost or ctx ends. free closes when the port may be opened again,
+// nil if it was not opened.
+func (b *Bus) session(ctx context.Context) (free <-chan struct{}, err error) {
+	p, err := b.open()
+	b.markReady()
+	if err != nil {
+		return nil, err
+	}
+	b.down = ""
+	b.log.Info("the line is up")
+	b.events(Event{Kind: LineUp})
+	err = b.work(ctx, p)
+	return p.Close(), err
+}
+
+// lineDown tells why the line is down: once for each reason, after the loss of what was on it.
+func (b *Bus) lineDown(err error) {
+	for _, p := range b.places {
+		if p.found {
+			b.lose(p, err)
+		}
+		p.forget()
+	}
+	if b.down == err.Error() {
+		return
+	}
+	b.down = err.Error()
+	b.log.Warn("the line is down, trying again", "err", err)
+	b.events(Event{Kind: LineDown, Err: err})
+}
+
+// standby waits for either channel while the line is down, and refuses what it is asked meanwhile. It reports false
+// if ctx ended.
+func (b *Bus) standby(ctx context.Context, free <-chan struct{}, timer <-chan time.Time, why error) bool {
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-free:
+			return true
+		case <-timer:
+			return true
+		case r := <-b.requests:
+			r.answer(Applied{}, why)
+		}
+	}
+}
+
+// newDriver returns the driver for an open port.
+func (b *Bus) newDriver(p port) driver {
+	t := newTiming(b.cfg.Baud, b.cfg.Parity, b.profile.Serial.StopBits)
+	if b.cfg.Driver == DriverModbusRTU {
+		return &modbusDriver{master: newRTU(p, t, b.cfg.ReplyTimeout, b.log), profile: b.profile}
+	}
+	return &alpDriver{port: p, timing: t, wait: b.cfg.ReplyTimeout, profile: b.profile, log: b.log}
+}
+
+// work is the owner's loop on an open port: look at the places when they are due, serve requests in between. It
+// returns when the port is lost or ctx ends.
+func (b *Bus) work(ctx context.Context, p port) error {
+	if err := pause(ctx, b.cfg.Settle); err != nil {
+		return err
+	}
+	if err := p.Flush(); err != nil {
+		return err
+	}
+	d := b.newDriver(p)
+	for {
+		next := b.nextPlace()
+		timer := time.NewTimer(time.Until(next.due))
+		var err error
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case r := <-b.requests:
+			err = b.serve(ctx, d, r)
+		case <-timer.C:
+			err = b.look(ctx, d, next)
+		}
+		timer.Stop()
+		if err != nil {
+			return err
+		}
+	}
+}

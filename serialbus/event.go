@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serialbus
+
+import "errors"
+
+// EventKind says what an [Event] is about.
+type EventKind int
+
+// The kinds of events.
+const (
+	// LineUp: the port is open. Nothing is known yet of what is on it.
+	LineUp EventKind = iota + 1
+	// LineDown: the port could not be opened or was lost; Err says why. It is told once for each reason, and Run goes
+	// on trying. Every appliance that was found there is told Lost before.
+	LineDown
+	// Found: an appliance answers at Unit and gave the same Identity twice.
+	Found
+	// Lost: nobody usable answers at Unit; Err says why. It is told when a found appliance has missed three looks in a
+	// row, and for a configured place where nobody was found at all; once for each reason. When another appliance, or
+	// the same one with new firmware, answers at a place, Lost comes first and Found with the new Identity follows.
+	Lost
+)
+
+// String returns the kind as one word for logs.
+func (k EventKind) String() string {
+	switch k {
+	case LineUp:
+		return "line-up"
+	case LineDown:
+		return "line-down"
+	case Found:
+		return "found"
+	case Lost:
+		return "lost"
+	default:
+		return "unknown"
+	}
+}
+
+// Event is one change on a line.
+type Event struct {
+	Kind     EventKind
+	Unit     int      // Modbus address; 0 on a line with one appliance, and for LineUp and LineDown
+	Identity Identity // Found: what was read twice alike. Lost: who was there, zero if nobody had been found
+	Err      error    // LineDown and Lost: why, in plain words with what to do next
+}
+
+// Why a line or a place does not answer. Err of an [Event] and the error of [Bus.Apply] wrap one of these where it
+// applies; their text is complete without it.
+var (
+	ErrSilent      = errors.New("nobody answered")
+	ErrNoise       = errors.New("bytes without a valid checksum came back")
+	ErrNotFound    = errors.New("no appliance was found there")
+	ErrChanged     = errors.New("another appliance, or other firmware, answers there now")
+	ErrNoPort      = errors.New("no such port")
+	ErrNoAccess    = errors.New("no permission to open the port")
+	ErrPortBusy    = errors.New("another program holds the port")
+	ErrNotSerial   = errors.New("this is not a serial port")
+	ErrUnplugged   = errors.New("the port is gone")
+	ErrWriteStuck  = errors.New("the port takes no more bytes")
+	ErrLineStopped = errors.New("the line is not being run")
+)

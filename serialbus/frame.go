@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serialbus
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// The function codes that the master sends (serial 4.2).
+const (
+	fcReadRegisters  = 0x03
+	fcWriteRegisters = 0x10
+	fcServerID       = 0x11
+	fcEncapsulated   = 0x2B // with meiDeviceID: Read Device Identification
+	meiDeviceID      = 0x0E
+	exceptionBit     = 0x80 // set in the function code of a refusal
+)
+
+// Sizes of frames, in bytes.
+const (
+	maxFrame       = 256
+	exceptionFrame = 5
+	maxRead        = 125 // registers in one 0x03
+	maxJunk        = 3   // bytes that a transceiver may make up when the line turns round
+)
+
+// readRequest asks for count holding registers from the first one on.
+func readRequest(unit byte, first, count uint16) []byte {
+	frame := binary.BigEndian.AppendUint16([]byte{unit, fcReadRegisters}, first)
+	return sealed(binary.BigEndian.AppendUint16(frame, count))
+}
+
+// writeRequest sets one holding register by 0x10. Its reply repeats address and quantity only: it proves nothing.
+func writeRequest(unit byte, register, value uint16) []byte {
+	frame := binary.BigEndian.AppendUint16([]byte{unit, fcWriteRegisters}, register)
+	frame = append(frame, 0, 1, 2) // one register, two bytes
+	return sealed(binary.BigEndian.AppendUint16(frame, value))
+}
+
+// serverIDRequest asks for the free-form description of a unit.
+func serverIDRequest(unit byte) []byte { return sealed([]byte{unit, fcServerID}) }
+
+// deviceIDRequest asks for identification objects: all of the category code, from object on.
+func deviceIDRequest(unit, code, object byte) []byte {
+	return sealed([]byte{unit, fcEncapsulated, meiDeviceID, code, object})
+}
+
+// replyLength returns how long the reply is that starts with head: 0 if head is too short to tell, -1 if no reply
+// starts like this or it would be longer than a frame may be.
+func replyLength(head []byte) int {
+	if len(head) < 2 {
+		return 0
+	}
+	function := head[1]
+	if function&exceptionBit != 0 {
+		return exceptionFrame
+	}
+	switch function {
+	case fcReadRegisters, fcServerID:
+		if len(head) < 3 {
+			return 0
+		}
+		if n := 5 + int(head[2]); n <= maxFrame {
+			return n
+		}
+		return -1
+	case fcWriteRegisters:
+		return 8
+	case fcEncapsulated:
+		return deviceIDLength(head)
+	default:
+		return -1
+	}
+}
+
+// deviceIDLength walks the objects of a Read Device Identification reply: a header of 8 bytes (unit, 0x2B, 0x0E, code,
+// conformity, more, next, count), then id, length and value of each object (serial 4.2).
+func deviceIDLength(head []byte) int {
+	if len(head) > 2 && head[2] != meiDeviceID {
+		return -1
+	}
+	if len(head) < 8 {
+		return 0
+	}
+	n := 8
+	for range head[7] {
+		if n+2 > maxFrame-2 {
+			return -1
+		}
+		if len(head) < n+2 {
+			return 0
+		}
+		n += 2 + int(head[n+1])
+	}
+	if n+2 > maxFrame {
+		return -1
+	}
+	return n + 2
+}
+
+// answers reports whether an intact frame is a reply to the request, as far as a reply shows it: unit, function, and
+// what the function repeats of the request. A late reply to an equal request cannot be told apart (serial 5.4).
+func answers(request, frame []byte) bool {
+	if frame[0] != request[0] || frame[1]&^exceptionBit != request[1] {
+		return false
+	}
+	if frame[1]&exceptionBit != 0 {
+		return true
+	}
+	switch frame[1] {
+	case fcReadRegisters:
+		return int(frame[2]) == 2*int(binary.BigEndian.Uint16(request[4:6]))
+	case fcWriteRegisters:
+		return [4]byte(frame[2:6]) == [4]byte(request[2:6])
+	case fcEncapsulated:
+		return frame[3] == request[3]
+	default:
+		return true
+	}
+}
+
+// exceptionError is a unit's refusal of a request. Any refusal proves that the unit is there.
+type exceptionError struct {
+	unit, function, code byte
+}
+
+// The exception codes that the master acts on (serial 4.2).
+const (
+	exceptionFunction = 1
+	exceptionAddress  = 2
+	exceptionValue    = 3
+	exceptionSlow     = 5 // accepted, will take long
+	exceptionBusy     = 6
+)
+
+func (e *exceptionError) Error() string {
+	meaning := map[byte]string{
+		exceptionFunction: "it does not know the function", exceptionAddress: "it has no such register or object",
+		exceptionValue: "it does not take the value", 4: "it failed", exceptionSlow: "it needs long",
+		exceptionBusy: "it is busy", 0x0B: "the gateway before it got no answer",
+	}[e.code]
+	if meaning == "" {
+		meaning = "it does not say why"
+	}
+	return fmt.Sprintf("unit %d refused function %#02x with exception %d: %s", e.unit, e.function, e.code, meaning)
+}

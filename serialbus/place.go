@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serialbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// missesToLose is how many looks in a row an appliance may miss before it counts as lost.
+const missesToLose = 3
+
+// place is one position on the line where an appliance may be. It belongs to the goroutine that owns the port.
+type place struct {
+	unit   byte
+	due    time.Time // when to look again
+	found  bool
+	is     Identity  // who is there, if found
+	misses int       // looks in a row without an answer, if found
+	read   time.Time // when the identity was last read, if found
+	told   string    // why nobody usable is there, as last told
+}
+
+// forget makes the place one that was never looked at.
+func (p *place) forget() { *p = place{unit: p.unit} }
+
+// nextPlace returns the place that is to be looked at next: an appliance that is due, else whatever is due first. On a
+// bus with many silent units there is always one of them due, and each costs a whole timeout.
+func (b *Bus) nextPlace() *place {
+	var next, known *place
+	for _, p := range b.places {
+		if next == nil || p.due.Before(next.due) {
+			next = p
+		}
+		if p.found && (known == nil || p.due.Before(known.due)) {
+			known = p
+		}
+	}
+	if known != nil && !known.due.After(time.Now()) {
+		return known
+	}
+	return next
+}
+
+// look asks at one place whether anybody is there, and who. Its error ends the port.
+func (b *Bus) look(ctx context.Context, d driver, p *place) error {
+	var err error
+	if p.found {
+		err = b.recheck(ctx, d, p)
+	} else {
+		err = b.find(ctx, d, p)
+	}
+	if isLost(err) || ctx.Err() != nil {
+		return err
+	}
+	if err == nil {
+		p.misses = 0
+		p.due = time.Now().Add(b.cfg.Recheck)
+		return nil
+	}
+	b.log.Debug("no good answer", "appliance", p.unit, "err", err)
+	p.misses++
+	if p.found && p.misses < missesToLose {
+		p.due = time.Now().Add(b.cfg.Recheck)
+		return nil
+	}
+	b.lose(p, b.inWords(p, err))
+	p.due = time.Now().Add(b.cfg.Rescan)
+	return nil
+}
+
+// find looks for an appliance where none is known.
+func (b *Bus) find(ctx context.Context, d driver, p *place) error {
+	if err := d.present(ctx, p.unit); err != nil {
+		return err
+	}
+	is, err := readTwice(ctx, d, p.unit)
+	if err != nil {
+		return err
+	}
+	b.found(p, is)
+	return nil
+}
+
+// recheck asks a known appliance whether it is still there, and from time to time whether it is still the same one
+// with the same firmware.
+func (b *Bus) recheck(ctx context.Context, d driver, p *place) error {
+	if time.Since(p.read) < b.cfg.Rescan {
+		return d.present(ctx, p.unit)
+	}
+	is, err := d.identify(ctx, p.unit)
+	if err != nil {
+		return err
+	}
+	if is == p.is {
+		p.read = time.Now()
+		return nil
+	}
+	again, err := d.identify(ctx, p.unit)
+	if err != nil {
+		return err
+	}
+	if again != is {
+		return fmt.Errorf("two readings of its identity differ: %w", ErrNoise)
+	}
+	b.lose(p, b.inWords(p, ErrChanged))
+	b.found(p, is)
+	return nil
+}
+
+// readTwice returns an identity that was read twice alike, in four readings at the most (serial 1.7).
+func readTwice(ctx context.Context, d driver, unit byte) (Identity, error) {
+	last, err := d.identify(ctx, unit)
+	if err != nil {
+		return Identity{}, err
+	}
+	for range 3 {
+		is, err := d.identify(ctx, unit)
+		if err != nil {
+			return Identity{}, err
+		}
+		if is == last {
+			return is, nil
+		}
+		last = is
+	}
+	return Identity{}, errUnsteady
+}
+
+// errUnsteady is about an appliance whose identity never reads the same twice.
+var errUnsteady = errors.New("its identity reads differently each time")
+
+func (b *Bus) found(p *place, is Identity) {
+	p.found, p.is, p.misses, p.read, p.told = true, is, 0, time.Now(), ""
+	b.log.Debug("found", "appliance", p.unit, "registration_id", is.RegistrationID)
+	b.events(Event{Kind: Found, Unit: int(p.unit), Identity: is})
+}
+
+// lose tells that nobody usable is at the place: always if somebody was, and else once for each reason.
+func (b *Bus) lose(p *place, why error) {
+	if !p.found && p.told == why.Error() {
+		return
+	}
+	was := p.is
+	p.found, p.is, p.misses, p.told = false, Identity{}, 0, why.Error()
+	b.events(Event{Kind: Lost, Unit: int(p.unit), Identity: was, Err: why})
+}
+
+// inWords says why an appliance does not answer, and what to do next.
+func (b *Bus) inWords(p *place, err error) error {
+	where := b.cfg.Port
+	check := "check that it is switched on, the cable and the plug"
+	if b.cfg.Driver == DriverModbusRTU {
+		where = fmt.Sprintf("%s: unit %d", b.cfg.Port, p.unit)
+		check = "check that it is switched on, its address, and the wires A and B"
+	}
+	switch {
+	case errors.Is(err, ErrSilent):
+		return fmt.Errorf("%s: %w; %s", where, err, check)
+	case errors.Is(err, ErrNoise):
+		return fmt.Errorf("%s: %w: wrong speed or parity (it is %d baud, parity %s), noise, or two appliances at once; compare with the appliance's manual",
+			where, err, b.cfg.Baud, b.cfg.Parity)
+	case errors.Is(err, errUnsteady):
+		return fmt.Errorf("%s: %w; look for noise, or for two appliances with one address", where, err)
+	default:
+		return fmt.Errorf("%s: %w", where, err)
+	}
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serialbus
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// profileFiles holds the built-in profiles, one file each, named after the profile.
+//
+//go:embed profiles/*.toml
+var profileFiles embed.FS
+
+// profile is what is known of one product: how to talk to it and what it can be set to.
+type profile struct {
+	Name       string          `toml:"name"`
+	Driver     Driver          `toml:"driver"`
+	Protocol   string          `toml:"protocol"` // driver line: the dialect, "alp"
+	Serial     serialSettings  `toml:"serial"`
+	Identity   identityObjects `toml:"identity"`
+	AnySetting bool            `toml:"any_setting"` // driver line: pass on properties that the profile does not list
+	SettleText string          `toml:"settle"`      // pause between a write and its reading back, e.g. "50ms"
+	Properties []property      `toml:"property"`
+
+	settle time.Duration
+}
+
+// serialSettings is the speed and shape of a character; there are always 8 data bits.
+type serialSettings struct {
+	Baud     int    `toml:"baud"`
+	Parity   Parity `toml:"parity"`
+	StopBits int    `toml:"stop_bits"`
+}
+
+// identityObjects says which extended Modbus objects (0x80 to 0xFF) hold what; 0 = none does.
+type identityObjects struct {
+	RegistrationID byte `toml:"registration_id_object"`
+	Serial         byte `toml:"serial_object"`
+	Provisioning   byte `toml:"provisioning_object"`
+}
+
+// Profiles returns the names of the built-in profiles, sorted.
+func Profiles() []string {
+	files, err := profileFiles.ReadDir("profiles")
+	if err != nil {
+		return nil // cannot happen: the folder is part of the binary
+	}
+	names := make([]string, 0, len(files))
+	for _, f := range files {
+		names = append(names, strings.TrimSuffix(f.Name(), ".toml"))
+	}
+	slices.Sort(names)
+	return names
+}
+
+// loadProfile returns the built-in profile of that name. The empty name is Modbus without a profile: identity by the
+// standard objects, object 0x80 for the registration ID (serial 2.3), no settings.
+func loadProfile(name string) (profile, error) {
+	if name == "" {
+		return profile{
+			Driver:   DriverModbusRTU,
+			Serial:   serialSettings{Baud: 19200, Parity: ParityEven, StopBits: 1},
+			Identity: identityObjects{RegistrationID: 0x80},
+		}, nil
+	}
+	if !slices.Contains(Profiles(), name) {
+		return profile{}, fmt.Errorf("profile %q: unknown; known are %s", name, strings.Join(Profiles(), ", "))
+	}
+	text, err := profileFiles.ReadFile(path.Join("profiles", name+".toml"))
+	if err != nil {
+		return profile{}, fmt.Errorf("reading profile %q: %w", name, err)
+	}
+	p, err := parseProfile(text)
+	if err != nil {
+		return profile{}, fmt.Errorf("profile %q: %w", name, err)
+	}
+	if p.Name != name {
+		return profile{}, fmt.Errorf("profile %q: the file calls itself %q", name, p.Name)
+	}
+	return p, nil
+}
+
+// parseProfile reads a profile file; unknown keys are refused.
+func parseProfile(text []byte) (profile, error) {
+	var p profile
+	decoder := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
+	if err := decoder.Decode(&p); err != nil {
+		var unknown *toml.StrictMissingError
+		if errors.As(err, &unknown) {
+			return profile{}, fmt.Errorf("unknown keys:\n%s", unknown.String())
+		}
+		return profile{}, err
+	}
+	if p.SettleText != "" {
+		settle, err := time.ParseDuration(p.SettleText)
+		if err != nil || settle < 0 || settle > time.Minute {
+			return profile{}, fmt.Errorf("settle %q: allowed are durations up to 1m, e.g. 50ms", p.SettleText)
+		}
+		p.settle = settle
+	}
+	return p, p.check()
+}
+
+// check refuses a profile that the drivers could not follow.
+func (p profile) check() error {
+	switch {
+	case p.Driver != DriverLine && p.Driver != DriverModbusRTU:
+		return fmt.Errorf("driver %q: allowed are %s and %s", p.Driver, DriverLine, DriverModbusRTU)
+	case p.Driver == DriverLine && p.Protocol != "alp":
+		return fmt.Errorf("protocol %q: the driver line speaks alp", p.Protocol)
+	case p.Driver == DriverModbusRTU && p.Protocol != "":
+		return fmt.Errorf("protocol %q: only the driver line has one", p.Protocol)
+	case p.Driver == DriverModbusRTU && p.AnySetting:
+		return errors.New("any_setting: a register must be named for each property, only the driver line can pass on others")
+	case p.Serial.Baud < minBaud || p.Serial.Baud > maxBaud:
+		return fmt.Errorf("serial.baud %d: allowed are %d to %d", p.Serial.Baud, minBaud, maxBaud)
+	case p.Serial.StopBits != 1 && p.Serial.StopBits != 2:
+		return fmt.Errorf("serial.stop_bits %d: allowed are 1 and 2", p.Serial.StopBits)
+	case !slices.Contains([]Parity{ParityNone, ParityEven, ParityOdd}, p.Serial.Parity):
+		return fmt.Errorf("serial.parity %q: allowed are none, even and odd", p.Serial.Parity)
+	}
+	for _, object := range []byte{p.Identity.RegistrationID, p.Identity.Serial, p.Identity.Provisioning} {
+		if object != 0 && object < firstExtendedObject {
+			return fmt.Errorf("identity: object %#x: extended objects are 0x80 to 0xff", object)
+		}
+	}
+	names := make(map[string]bool, len(p.Properties))
+	for _, prop := range p.Properties {
+		if err := prop.check(p.Driver); err != nil {
+			return fmt.Errorf("property %q: %w", prop.Name, err)
+		}
+		if names[prop.Name] {
+			return fmt.Errorf("property %q: named twice", prop.Name)
+		}
+		names[prop.Name] = true
+	}
+	return nil
+}
+
+// property returns the description of a property and whether the profile has one.
+func (p profile) property(name string) (property, bool) {
+	i := slices.IndexFunc(p.Properties, func(prop property) bool { return prop.Name == name })
+	if i < 0 {
+		return property{}, false
+	}
+	return p.Properties[i], true
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provisioning
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// Transport says how the service is spoken to.
+type Transport string
+
+// The transports.
+const (
+	TransportHTTPS Transport = "https" // all registrations share one pool of connections
+	TransportMQTT  Transport = "mqtt"  // a connection for each registration, because it carries the device's credentials
+)
+
+// Defaults of [Config].
+const (
+	DefaultRegistersPerMinute = 100 // a tenth of what one service instance takes (dps-protocol 2.4)
+	DefaultPollsPerSecond     = 20
+	DefaultAttemptLimit       = 10 * time.Minute // the service itself may take seven (rule 6)
+)
+
+// ErrClosed is the error of a registration whose client was closed.
+var ErrClosed = errors.New("the provisioning client was closed")
+
+// Config is what a [Client] needs to know.
+type Config struct {
+	// Endpoint is the service's host, or host:port; the port defaults to 443 for HTTPS and 8883 for MQTT. Required.
+	Endpoint string
+
+	// IDScope names the service instance, such as "0ne00002193". Required.
+	IDScope string
+
+	// Transport is TransportHTTPS or TransportMQTT. Required.
+	Transport Transport
+
+	// RootCAs are the roots that the service's certificate must lead to; nil uses the system's.
+	RootCAs *x509.CertPool
+
+	// DialContext makes TCP connections; nil uses a [net.Dialer].
+	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// RegistersPerMinute and PollsPerSecond are budgets shared by all registrations of the client, spread evenly
+	// over time. Zero uses the defaults.
+	RegistersPerMinute, PollsPerSecond float64
+
+	// Fleet is how many devices register through this budget; rule 2 spreads their retries over Fleet /
+	// RegistersPerMinute. Zero counts as one.
+	Fleet int
+
+	// AttemptLimit bounds one registration, from its first request on. Zero uses the default.
+	AttemptLimit time.Duration
+
+	// Logger gets retries as warnings and exchanges as debug records, never a key, token or payload. Nil discards.
+	Logger *slog.Logger
+}
+
+// Client registers devices. It is made once and used for all devices of a gateway, from any number of goroutines;
+// its budgets count only if it is.
+type Client struct {
+	cfg     Config
+	log     *slog.Logger
+	pace    *pace
+	agent   string // product name and version, as sent
+	open    func(Request) session
+	release func() // closes what sessions share
+
+	life context.Context // until Close
+	end  context.CancelFunc
+
+	mu      sync.Mutex // makes "is it closed?" and "one more is running" one step
+	running sync.WaitGroup
+}
+
+// New makes a client. It checks the configuration and sends nothing.
+func New(cfg Config) (*Client, error) {
+	host, port, err := splitEndpoint(cfg.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	if !isPlain(cfg.IDScope, 64) {
+		return nil, errors.New("provisioning: the ID scope is missing or malformed; it looks like 0ne00002193")
+	}
+	if err := cfg.fillIn(); err != nil {
+		return nil, err
+	}
+
+	c := &Client{
+		cfg:   cfg,
+		log:   cfg.Logger,
+		pace:  newPace(cfg.RegistersPerMinute, cfg.PollsPerSecond),
+		agent: "gatewayd/" + version(),
+	}
+	secure := &tls.Config{ServerName: host, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12}
+	switch cfg.Transport {
+	case TransportHTTPS:
+		shared := newHTTPSTransport(cfg, host, port, secure, c.agent)
+		c.open, c.release = shared.session, shared.close
+	case TransportMQTT:
+		shared := newMQTTTransport(cfg, host, port, secure, c.agent)
+		c.open, c.release = shared.session, func() {}
+	default:
+		return nil, fmt.Errorf("provisioning: transport %q is unknown; use https or mqtt", cfg.Transport)
+	}
+	c.life, c.end = context.WithCancel(context.Background())
+	return c, nil
+}
+
+// fillIn sets defaults and refuses numbers that make no sense.
+func (cfg *Config) fillIn() error {
+	if cfg.RegistersPerMinute == 0 {
+		cfg.RegistersPerMinute = DefaultRegistersPerMinute
+	}
+	if cfg.PollsPerSecond == 0 {
+		cfg.PollsPerSecond = DefaultPollsPerSecond
+	}
+	if cfg.AttemptLimit == 0 {
+		cfg.AttemptLimit = DefaultAttemptLimit
+	}
+	for name, budget := range map[string]float64{
+		"registers per minute": cfg.RegistersPerMinute,
+		"polls per second":     cfg.PollsPerSecond,
+	} {
+		if !(budget > 0) || math.IsInf(budget, 0) {
+			return fmt.Errorf("provisioning: a budget of %v %s lets nothing through; give a number above 0", budget, name)
+		}
+	}
+	if cfg.Fleet < 0 || cfg.AttemptLimit < 0 {
+		return errors.New("provisioning: a fleet or an attempt limit below zero makes no sense")
+	}
+	if cfg.DialContext == nil {
+		cfg.DialContext = new(net.Dialer).DialContext
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// splitEndpoint takes "host" or "host:port"; port is "" for the former.
+func splitEndpoint(endpoint string) (host, port string, err error) {
+	host = endpoint
+	if split, number, err := net.SplitHostPort(endpoint); err == nil {
+		host, port = split, number
+	}
+	if !isHostName(host) && net.ParseIP(host) == nil {
+		return "", "", fmt.Errorf("provisioning: endpoint %q is neither host nor host:port, such as global.azure-devices-provisioning.net", endpoint)
+	}
+	return host, port, nil
+}
+
+// version is the running program's, as its build recorded it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "devel"
+}
+
+// Register runs one registration to its end: it submits, polls and returns the assignment. It blocks for as long as
+// the service needs, up to the configured limit and the wait for its turn, and keeps to rules 1, 2, 3 and 12 of the
+// package comment. Ending ctx abandons the attempt; what the service has begun goes on there.
+//
+// The error wraps one of these, to be looked for in this order: a *[ThrottledError], an *[UnreachableError], a
+// *[FailedError], a *[ServiceError] (a refusal, below 429), [ErrRegistrationID], [ErrKey], [ErrRequest], ctx's error,
+// [ErrClosed], or the error of Observe. [Verdict] says what each means to a person.
+func (c *Client) Register(ctx context.Context, r Request) (Assignment, error) {
+	assignment, err := c.register(ctx, r)
+	if err != nil {
+		return Assignment{}, fmt.Errorf("registering %q: %w", printable(r.RegistrationID, maxRegistrationID), err)
+	}
+	return assignment, nil
+}
+
+func (c *Client) register(ctx context.Context, r Request) (Assignment, error) {
+	if err := r.check(); err != nil {
+		return Assignment{}, err
+	}
+	body, err := registerBody(r)
+	if err != nil {
+		return Assignment{}, err
+	}
+	ctx, end, err := c.begin(ctx)
+	if err != nil {
+		return Assignment{}, err
+	}
+	defer end()
+
+	a := &attempt{
+		request: r,
+		body:    body,
+		session: c.open(r),
+		pace:    c.pace,
+		limit:   c.cfg.AttemptLimit,
+		spread:  fleetSpread(c.cfg.Fleet, c.cfg.RegistersPerMinute),
+		log:     c.log.With("registration_id", r.RegistrationID),
+	}
+	defer a.session.close()
+	return a.run(ctx)
+}
+
+// begin notes that a registration runs and ties it to the client's life.
+func (c *Client) begin(ctx context.Context) (_ context.Context, end func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.life.Err() != nil {
+		return nil, nil, ErrClosed
+	}
+	c.running.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	untie := context.AfterFunc(c.life, func() { cancel(ErrClosed) })
+	return ctx, func() {
+		untie()
+		cancel(nil)
+		c.running.Done()
+	}, nil
+}
+
+// Close ends all registrations that are running with [ErrClosed], waits for them, and closes the connections. It
+// may be called more than once.
+func (c *Client) Close() {
+	c.mu.Lock()
+	c.end()
+	c.mu.Unlock()
+	c.running.Wait()
+	c.release()
+}

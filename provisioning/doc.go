@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package provisioning registers devices with Azure's Device Provisioning Service (DPS), or with anything that speaks
+// its protocol, over HTTPS or MQTT.
+//
+// # The dance
+//
+// A device has a registration ID and a key. [GroupKey.Derive] makes the key from the enrollment group's; with it
+// the device signs a short-lived token ([DeviceKey.SASToken]). [Client.Register] then
+//
+//	submits    PUT register            202 {operationId, "assigning"}, wait 3 s
+//	polls      GET operations/{id}     202 {"assigning"}, wait 3 s      as often as it takes
+//	finishes                           200 {"assigned", hub, device ID}
+//
+// and returns the [Assignment]. The service asks its allocation policy in between, which may take seven minutes
+// before anybody should worry. Over MQTT the same three documents travel as messages, on a connection of the
+// device's own; the rest of this package knows no difference.
+//
+// # The endings
+//
+//   - an Assignment: the device belongs to a hub, which opens to the same device key ([HubResource]);
+//   - [FailedError]: the service ended it, status failed or disabled. Both come with HTTP status 200;
+//   - [ServiceError]: the service refused the request, with a status from 400 to 428;
+//   - [ThrottledError]: the service asked for a long pause;
+//   - [UnreachableError]: there was no answer, or none that makes sense.
+//
+// [Verdict] turns any of them into plain words: what happened, who can do something about it, what to do next.
+//
+// # The rules
+//
+// The tests name the rules they prove. All devices of a gateway share one [Client], because several rules are
+// about what they do together.
+//
+//   - Rule 1, poll wait. The service's hint, in seconds or as an HTTP date, is obeyed after every answer. Without one the
+//     waits are 0.5, 1, then 2.5 s. No device is polled more than five times in ten seconds, whatever the hint.
+//   - Rule 2, 429 and above. Before retry n of one request: the hint and up to a tenth more; without a hint
+//     1 s + (n-1)·9 s and a random part of the time that the fleet needs within its budget. A hint above five minutes ends
+//     the attempt, and so does the tenth failure in a row. A 429 to a register holds back all other registers of the client.
+//   - Rule 3. A poll that fails keeps its operation ID. Only a 404 to it begins a new registration, once.
+//   - Rule 10. Tokens: upper-case escapes, the order sr, sig, se, skn, an hour, fresh for each request or connection.
+//   - Rule 11. A registration ID is checked by the documented rule before anything is sent.
+//   - Rule 12. One pool of HTTPS connections for all. Transport hiccups are retried twice and quickly, but never
+//     a register of which something was written, and never an answer.
+//
+// Keys and tokens print as "[redacted]", in logs, errors and JSON.
+package provisioning

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provisioning
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/contoso/gatewayd/provisioning/internal/mqttrpc"
+)
+
+// The service's topics (dps-protocol 6.3, 6.4).
+const (
+	answerFilter  = "$dps/registrations/res/#"
+	registerTopic = "$dps/registrations/PUT/iotdps-register/"
+	pollTopic     = "$dps/registrations/GET/iotdps-get-operationstatus/"
+)
+
+const (
+	mqttPort      = "8883"
+	mqttKeepAlive = 60 * time.Second
+)
+
+// mqttTransport is what all MQTT sessions share: how to connect.
+type mqttTransport struct {
+	address string
+	idScope string
+	agent   string
+	secure  *tls.Config
+	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+func newMQTTTransport(cfg Config, host, port string, secure *tls.Config, agent string) *mqttTransport {
+	if port == "" {
+		port = mqttPort
+	}
+	return &mqttTransport{
+		address: net.JoinHostPort(host, port),
+		idScope: cfg.IDScope,
+		agent:   agent,
+		secure:  secure,
+		dial:    cfg.DialContext,
+	}
+}
+
+func (t *mqttTransport) session(r Request) session {
+	return &mqttSession{transport: t, registrationID: r.RegistrationID, key: r.Keys[0]}
+}
+
+// mqttSession speaks for one device over a connection of its own.
+type mqttSession struct {
+	transport      *mqttTransport
+	registrationID string
+	key            DeviceKey
+	conn           *mqttrpc.Conn // nil until connected
+}
+
+func (s *mqttSession) connect(ctx context.Context) (fresh bool, err error) {
+	if s.conn != nil && s.conn.Err() == nil {
+		return false, nil
+	}
+	s.close()
+	for try := 0; ; try++ {
+		s.conn, err = s.dial(ctx)
+		if err == nil {
+			return true, nil
+		}
+		s.conn = nil
+		var refused *mqttrpc.RefusedError
+		if errors.As(err, &refused) {
+			return false, refusedConnection(refused)
+		}
+		if ctx.Err() != nil || try == hiccupTries || !isHiccup(err) {
+			return false, err
+		}
+		if err := sleep(ctx, hiccupDelay()); err != nil {
+			return false, err
+		}
+	}
+}
+
+func (s *mqttSession) dial(ctx context.Context) (*mqttrpc.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	return mqttrpc.Connect(ctx, mqttrpc.Config{
+		Address:     s.transport.address,
+		TLS:         s.transport.secure,
+		DialContext: s.transport.dial,
+		ClientID:    s.registrationID,
+		Username:    s.username(),
+		Password: func() (string, error) {
+			resource := RegistrationResource(s.transport.idScope, s.registrationID)
+			return s.key.SASToken(resource, registrationPolicy, time.Now().Add(tokenLifetime)).Reveal(), nil
+		},
+		KeepAlive: mqttKeepAlive,
+		Filters:   []string{answerFilter},
+	})
+}
+
+// username has no "?" before its parameters (dps-protocol 6.1).
+func (s *mqttSession) username() string {
+	return RegistrationResource(s.transport.idScope, s.registrationID) +
+		"/api-version=" + apiVersion + "&ClientVersion=" + escapeComponent(s.transport.agent)
+}
+
+func (s *mqttSession) register(ctx context.Context, body []byte) (reply, error) {
+	return s.call(ctx, registerTopic, "", body)
+}
+
+// poll goes on over a new connection when the old one broke: asking twice does no harm, and the operation ID is good
+// on any connection.
+func (s *mqttSession) poll(ctx context.Context, operationID string) (reply, error) {
+	params := "operationId=" + escapeComponent(operationID)
+	answer, err := s.call(ctx, pollTopic, params, nil)
+	if !errors.Is(err, mqttrpc.ErrLost) {
+		return answer, err
+	}
+	if _, err := s.connect(ctx); err != nil {
+		return reply{}, err
+	}
+	return s.call(ctx, pollTopic, params, nil)
+}
+
+func (s *mqttSession) call(ctx context.Context, topic, params string, body []byte) (reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	response, err := s.conn.Call(ctx, topic, params, body)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{
+		status:     response.Status,
+		retryAfter: response.Params["retry-after"],
+		at:         time.Now(),
+		body:       response.Body,
+		marked:     true, // the topic's form is the service's own
+	}, nil
+}
+
+func (s *mqttSession) close() {
+	if s.conn != nil {
+		s.conn.Close()
+		s.conn = nil
+	}
+}
+
+// refusedConnection puts a CONNACK's refusal in the words of the other answers (dps-protocol 6.2), so that the rules
+// need not know of it.
+func refusedConnection(refused *mqttrpc.RefusedError) *ServiceError {
+	status := http.StatusBadRequest // 1: protocol version; 2: client ID
+	switch refused.Code {
+	case 3:
+		status = http.StatusServiceUnavailable
+	case 4, 5:
+		status = http.StatusUnauthorized
+	}
+	return &ServiceError{HTTPStatus: status, Message: refused.Error()}
+}
+
+// isLost tells whether an MQTT connection broke.
+func isLost(err error) bool { return errors.Is(err, mqttrpc.ErrLost) }

@@ -54,9 +54,9 @@ func (d *alpDriver) apply(ctx context.Context, _ byte, s Settings) (Applied, err
 	if err != nil {
 		return applied, err
 	}
-	want, err := d.document(s, plan.wanted, status.nextRevision())
+	want, err := d.document(s, status.keeping(plan), status.nextRevision())
 	if err != nil {
-		return applied, errors.Join(append(plan.refused, err)...)
+		return applied, plan.rejections(err)
 	}
 	if !status.holds(want) {
 		applied.Wrote = true
@@ -65,7 +65,7 @@ func (d *alpDriver) apply(ctx context.Context, _ byte, s Settings) (Applied, err
 			if errors.As(err, &rejected) {
 				applied.Reported = status.reported(plan.wanted)
 			}
-			return applied, errors.Join(append(plan.refused, err)...)
+			return applied, plan.rejections(err)
 		}
 		if status, err = d.status(ctx); err != nil {
 			return applied, err
@@ -75,7 +75,7 @@ func (d *alpDriver) apply(ctx context.Context, _ byte, s Settings) (Applied, err
 		}
 	}
 	applied.Reported = status.reported(plan.wanted)
-	return applied, errors.Join(plan.refused...)
+	return applied, plan.rejections()
 }
 
 // document builds what is wanted. Only desired properties are a must: a payload that makes the line too long for the
@@ -184,6 +184,21 @@ func (s alpStatus) holds(want alpDocument) bool {
 	}
 	return is.Hub == want.Hub && is.DeviceID == want.DeviceID &&
 		maps.EqualFunc(is.Desired, want.Desired, sameJSON) && sameJSON(is.Payload, want.Payload)
+}
+
+// keeping returns what is to be staged: the wanted properties, and the refused ones as the appliance holds them now. A
+// document replaces the one before as a whole, and a value that may not be set must not erase the one that is.
+func (s alpStatus) keeping(p plan) map[string]json.RawMessage {
+	desired := maps.Clone(p.wanted)
+	for _, r := range p.refused {
+		if s.Applied == nil {
+			break
+		}
+		if value, ok := s.Applied.Desired[r.Property]; ok {
+			desired[r.Property] = value
+		}
+	}
+	return desired
 }
 
 // reported returns the wanted properties as the appliance holds them; nil values do not occur. An appliance that does

@@ -4,6 +4,7 @@ package serialbus
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -46,7 +47,16 @@ func (e *RejectedError) Error() string {
 type plan struct {
 	wanted   map[string]json.RawMessage // may be set
 	unmapped []string                   // the profile has no place for them, sorted
-	refused  []error                    // a *RejectedError each, sorted by property
+	refused  []*RejectedError           // by the profile's bounds, sorted by property
+}
+
+// rejections joins the refusals of the plan and those that came later; nil if there are none.
+func (p plan) rejections(later ...error) error {
+	all := make([]error, 0, len(p.refused)+len(later))
+	for _, r := range p.refused {
+		all = append(all, r)
+	}
+	return errors.Join(append(all, later...)...)
 }
 
 // plan sorts desired properties into what may be set, what has no place, and what the profile's bounds refuse.

@@ -56,7 +56,7 @@ func cannot(err error) bool {
 func (d *modbusDriver) apply(ctx context.Context, unit byte, s Settings) (Applied, error) {
 	plan := d.profile.plan(s.Desired)
 	applied := Applied{Reported: make(map[string]json.RawMessage), Unmapped: plan.unmapped}
-	refused := plan.refused
+	var refused []error
 	for _, name := range slices.Sorted(maps.Keys(plan.wanted)) {
 		prop, _ := d.profile.property(name)
 		value := plan.wanted[name]
@@ -72,7 +72,7 @@ func (d *modbusDriver) apply(ctx context.Context, unit byte, s Settings) (Applie
 			applied.Reported[name] = prop.decode(*register, value)
 		}
 	}
-	return applied, errors.Join(refused...)
+	return applied, plan.rejections(refused...)
 }
 
 // set brings one register to a value: read, compare, write only on difference, read back (serial 7.2). It returns what

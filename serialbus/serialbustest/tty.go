@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serialbustest
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+)
+
+// tty is a pseudo-terminal: we hold the master side, and one descriptor of the other side, without which reading would
+// fail whenever nobody has the port open.
+type tty struct {
+	path   string
+	master *os.File
+	slave  *os.File
+	closes *os.File // inotify: tells when somebody closes the port; nil if the system has none to spare
+}
+
+func openTTY() (t *tty, err error) {
+	blocking, slave, err := pty.Open()
+	if err != nil {
+		return nil, fmt.Errorf("opening a pseudo-terminal: %w", err)
+	}
+	defer blocking.Close()
+	defer func() {
+		if err != nil {
+			slave.Close()
+		}
+	}()
+	if err := makeRaw(slave); err != nil {
+		return nil, fmt.Errorf("setting %s raw: %w", slave.Name(), err)
+	}
+	master, err := pollable(blocking)
+	if err != nil {
+		return nil, fmt.Errorf("preparing the master of %s: %w", slave.Name(), err)
+	}
+	t = &tty{path: slave.Name(), master: master, slave: slave}
+	// A user may have few of these (128 is common). Without one only forgetExclusive is missing.
+	if closes, err := watchCloses(slave.Name()); err == nil {
+		t.closes = closes
+	}
+	return t, nil
+}
+
+// pollable returns the file again, as one whose Read knows deadlines and is ended by Close. The pty library hands out
+// a file that blocks a thread instead.
+func pollable(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// makeRaw makes the line carry all bytes unchanged and unechoed, also before a master has set it up.
+func makeRaw(f *os.File) error {
+	fd := int(f.Fd())
+	settings, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	settings.Iflag, settings.Oflag, settings.Lflag = 0, 0, 0
+	settings.Cc[unix.VMIN], settings.Cc[unix.VTIME] = 1, 0
+	return unix.IoctlSetTermios(fd, unix.TCSETS, settings)
+}
+
+// watchCloses returns a file that becomes readable when somebody closes the tty.
+func watchCloses(path string) (*os.File, error) {
+	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_CLOSE); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "closes of "+path), nil
+}
+
+// forgetExclusive lifts the exclusive mode whenever the port was closed, until the line is unplugged. A real port
+// forgets it by itself; a pseudo-terminal keeps it, and a daemon that was killed could never open its port again
+// unless it is root.
+func (t *tty) forgetExclusive() {
+	if t.closes == nil {
+		return
+	}
+	var events [4096]byte
+	for {
+		if _, err := t.closes.Read(events[:]); err != nil {
+			return
+		}
+		raw, err := t.slave.SyscallConn()
+		if err != nil {
+			return
+		}
+		_ = raw.Control(func(fd uintptr) { _ = unix.IoctlSetInt(int(fd), unix.TIOCNXCL, 0) })
+	}
+}
+
+// baud returns the speed that the port is set to.
+func (t *tty) baud() int {
+	speed := 9600 // what a port has that nobody set
+	raw, err := t.master.SyscallConn()
+	if err != nil {
+		return speed
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if settings, err := unix.IoctlGetTermios(int(fd), unix.TCGETS2); err == nil {
+			speed = int(settings.Ospeed)
+		}
+	})
+	return speed
+}
+
+func (t *tty) close() {
+	if t.closes != nil {
+		t.closes.Close()
+	}
+	t.slave.Close()
+	t.master.Close()
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dpslocal
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// decide finds the hub for an operation, or why there is none. Its error means
+// that there is no outcome yet: the server is stopping, or the store failed.
+func (s *service) decide(ctx context.Context, record *Operation, r Registration) (verdict, error) {
+	enrollment, ok := s.enrollments.find(record.EnrollmentKind, record.EnrollmentID)
+	if !ok {
+		return verdict{code: codeUnknown, message: "The enrollment does not exist any more."}, nil
+	}
+	v := verdict{enrollment: enrollment, keyID: record.KeyID}
+	if enrollment.ProvisioningStatus == Disabled {
+		return v, nil
+	}
+	candidates := s.candidates(enrollment, r)
+	switch enrollment.AllocationPolicy {
+	case Custom:
+		return s.allocateByWebhook(ctx, record, r, v, candidates)
+	case Static:
+		v.hub = candidates[0]
+	default:
+		v.hub = rendezvous(candidates, strings.ToLower(r.ID))
+	}
+	return v, nil
+}
+
+// candidates are the hubs that a device may go to: the enrollment's, or all
+// that are linked; only the current one when the device must not move
+// (dps-protocol 12.1 and 19.1).
+func (s *service) candidates(enrollment Enrollment, r Registration) []string {
+	if enrollment.ReprovisionPolicy == ReprovisionNever && containsFold(s.hubNames, r.AssignedHub) {
+		return []string{r.AssignedHub}
+	}
+	var chosen []string
+	for _, name := range enrollment.Hubs {
+		// A hub can have been unlinked since the enrollment was stored.
+		if containsFold(s.hubNames, name) {
+			chosen = append(chosen, name)
+		}
+	}
+	if len(chosen) == 0 {
+		return s.hubNames
+	}
+	return chosen
+}
+
+func containsFold(names []string, name string) bool {
+	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) })
+}
+
+// rendezvous picks the hub whose hash together with the ID is highest: an even
+// spread, of which a hub that comes or goes moves only its own share. The
+// service's own hash is not known (dps-protocol 10.3).
+func rendezvous(hubs []string, id string) string {
+	var best string
+	var highest uint64
+	for _, hub := range hubs {
+		sum := sha256.Sum256([]byte(strings.ToLower(hub) + "\n" + id))
+		if weight := binary.BigEndian.Uint64(sum[:8]); best == "" || weight > highest {
+			best, highest = hub, weight
+		}
+	}
+	return best
+}
+
+// The documented retry policy for a webhook that is in trouble
+// (dps-protocol 12.5): 1, 10, 19, ... 82 seconds before the ten retries.
+const (
+	webhookRetries   = 10
+	webhookInitial   = 1 * time.Second
+	webhookIncrement = 9 * time.Second
+)
+
+// webhookDelay is the wait before retry n, n = 1 to webhookRetries.
+func webhookDelay(n int) time.Duration {
+	return webhookInitial + time.Duration(n-1)*webhookIncrement
+}
+
+// allocateByWebhook asks the webhook, and again while it is in trouble. How far
+// that has come is stored before each wait.
+func (s *service) allocateByWebhook(ctx context.Context, record *Operation, r Registration, v verdict, linked []string) (verdict, error) {
+	request := newAllocationRequest(v.enrollment, *record, r, linked)
+	for {
+		if err := sleepUntil(ctx, record.NextCall); err != nil {
+			return verdict{}, err
+		}
+		outcome := s.webhook.post(ctx, v.enrollment, request)
+		if ctx.Err() != nil {
+			return verdict{}, ctx.Err() // the call was cut short by us and does not count
+		}
+		record.WebhookCalls++
+		if !outcome.again() || record.WebhookCalls > webhookRetries {
+			return outcome.conclude(v, linked), nil
+		}
+		delay := webhookDelay(record.WebhookCalls)
+		record.NextCall = time.Now().Add(delay)
+		if err := s.store.SaveProgress(ctx, record.ID, record.WebhookCalls, record.NextCall); err != nil {
+			return verdict{}, fmt.Errorf("storing the progress: %w", err)
+		}
+		s.logger.Warn("webhook in trouble", "registration_id", record.RegistrationID, "operation_id", record.ID,
+			"attempt", record.WebhookCalls, "retry_in", delay, "err", outcome.trouble())
+	}
+}
+
+// sleepUntil waits for a moment, or for ctx.
+func sleepUntil(ctx context.Context, moment time.Time) error {
+	timer := time.NewTimer(time.Until(moment))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dpslocal
+
+import (
+	"cmp"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// EnrollmentKind tells an enrollment group from an individual enrollment.
+type EnrollmentKind string
+
+// The two kinds of enrollment.
+const (
+	Group      EnrollmentKind = "group"
+	Individual EnrollmentKind = "individual"
+)
+
+// Enrollment is an entry as the store keeps it, of either kind. Its fields are
+// those of EnrollmentGroup and IndividualEnrollment with the defaults filled in.
+type Enrollment struct {
+	Kind EnrollmentKind
+
+	// ID is the group's ID or the individual's registration ID, as first spelt.
+	ID string
+
+	// DeviceID is the wanted device ID of an individual enrollment, or "".
+	DeviceID string
+
+	PrimaryKey, SecondaryKey Secret
+	ProvisioningStatus       ProvisioningStatus
+	AllocationPolicy         AllocationPolicy
+	WebhookURL               Secret
+	Hubs                     []string
+	ReprovisionPolicy        ReprovisionPolicy
+	InitialTwin              json.RawMessage
+
+	// ETag changes with each write. It is shown in quotes on the wire.
+	ETag             string
+	Created, Updated time.Time
+
+	// webhookCAFile is of this process only, see EnrollmentGroup.WebhookCAFile.
+	webhookCAFile string
+}
+
+// String names the entry in messages.
+func (e Enrollment) String() string {
+	if e.Kind == Group {
+		return fmt.Sprintf("enrollment group %q", e.ID)
+	}
+	return fmt.Sprintf("enrollment %q", e.ID)
+}
+
+// key is what entries are told apart by: kind and ID without case.
+func (e Enrollment) key() string { return string(e.Kind) + "/" + strings.ToLower(e.ID) }
+
+func (g EnrollmentGroup) entry() Enrollment {
+	return Enrollment{
+		Kind:               Group,
+		ID:                 g.ID,
+		PrimaryKey:         g.PrimaryKey,
+		SecondaryKey:       g.SecondaryKey,
+		ProvisioningStatus: cmp.Or(g.ProvisioningStatus, Enabled),
+		AllocationPolicy:   cmp.Or(g.AllocationPolicy, Hashed),
+		WebhookURL:         g.WebhookURL,
+		Hubs:               g.Hubs,
+		ReprovisionPolicy:  cmp.Or(g.ReprovisionPolicy, ReprovisionMigrate),
+		InitialTwin:        g.InitialTwin,
+		webhookCAFile:      g.WebhookCAFile,
+	}
+}
+
+func (i IndividualEnrollment) entry() Enrollment {
+	return Enrollment{
+		Kind:               Individual,
+		ID:                 i.RegistrationID,
+		DeviceID:           i.DeviceID,
+		PrimaryKey:         i.PrimaryKey,
+		SecondaryKey:       i.SecondaryKey,
+		ProvisioningStatus: cmp.Or(i.ProvisioningStatus, Enabled),
+		AllocationPolicy:   cmp.Or(i.AllocationPolicy, Hashed),
+		WebhookURL:         i.WebhookURL,
+		Hubs:               i.Hubs,
+		ReprovisionPolicy:  cmp.Or(i.ReprovisionPolicy, ReprovisionMigrate),
+		InitialTwin:        i.InitialTwin,
+		webhookCAFile:      i.WebhookCAFile,
+	}
+}
+
+// validate reports everything that is wrong with an entry at once.
+func (e Enrollment) validate(linked []Hub) error {
+	var errs []error
+	report := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: "+format, append([]any{e}, args...)...))
+	}
+	if !registrationIDPattern.MatchString(e.ID) {
+		report("the ID must be 1 to 128 of letters, digits and -._: and end in a letter, a digit or a dash")
+	}
+	if e.PrimaryKey != "" {
+		if _, err := decodeKey(string(e.PrimaryKey)); err != nil {
+			report("primary_key: %w", err)
+		}
+	}
+	if e.SecondaryKey != "" {
+		if _, err := decodeKey(string(e.SecondaryKey)); err != nil {
+			report("secondary_key: %w", err)
+		}
+	}
+	if e.ProvisioningStatus != Enabled && e.ProvisioningStatus != Disabled {
+		report("provisioning_status %q: use enabled or disabled", e.ProvisioningStatus)
+	}
+	switch e.ReprovisionPolicy {
+	case ReprovisionMigrate, ReprovisionReset, ReprovisionNever:
+	default:
+		report("reprovision_policy %q: use migrate, reset or never", e.ReprovisionPolicy)
+	}
+	switch e.AllocationPolicy {
+	case Hashed, Static:
+	case Custom:
+		if e.WebhookURL == "" {
+			report("allocation_policy custom needs a webhook_url")
+		} else if err := checkWebhookURL(string(e.WebhookURL)); err != nil {
+			report("webhook_url: %w", err)
+		}
+	default:
+		report("allocation_policy %q: use hashed, static or custom", e.AllocationPolicy)
+	}
+	for _, name := range e.Hubs {
+		if !slices.ContainsFunc(linked, func(h Hub) bool { return strings.EqualFold(h.Name, name) }) {
+			report("hub %q is not linked: add a [[hub]] of that name", name)
+		}
+	}
+	if e.InitialTwin != nil {
+		if _, err := parseInitialTwin(e.InitialTwin); err != nil {
+			report("initial_twin: %w", err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// generateKey makes a symmetric key of 64 bytes, the length that the service
+// generates (dps-protocol 13.1).
+func generateKey() Secret {
+	key := make([]byte, 64)
+	_, _ = rand.Read(key) // never fails
+	return Secret(base64.StdEncoding.EncodeToString(key))
+}
+
+// enrollments are the entries in memory: every register call looks through
+// them, and there are at most a few hundred.
+type enrollments struct {
+	mu      sync.RWMutex
+	entries map[string]Enrollment // Enrollment.key → entry
+}
+
+func (s *enrollments) put(e Enrollment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.entries == nil {
+		s.entries = make(map[string]Enrollment)
+	}
+	s.entries[e.key()] = e
+}
+
+func (s *enrollments) find(kind EnrollmentKind, id string) (Enrollment, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	e, ok := s.entries[Enrollment{Kind: kind, ID: id}.key()]
+	return e, ok
+}
+
+// groups returns the groups in the order of their IDs.
+func (s *enrollments) groups() []Enrollment {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var groups []Enrollment
+	for _, e := range s.entries {
+		if e.Kind == Group {
+			groups = append(groups, e)
+		}
+	}
+	slices.SortFunc(groups, func(a, b Enrollment) int { return cmp.Compare(a.key(), b.key()) })
+	return groups
+}
+
+// open loads the stored entries, makes the configured ones that are not stored
+// yet, and warns of those that are stored differently: the stored ones count.
+func (s *service) open(cfg Config) error {
+	stored, err := s.store.Enrollments(s.ctx)
+	if err != nil {
+		return fmt.Errorf("reading enrollments: %w", err)
+	}
+	for _, e := range stored {
+		s.enrollments.put(e)
+	}
+	for _, e := range cfg.entries() {
+		existing, ok := s.enrollments.find(e.Kind, e.ID)
+		if !ok {
+			if err := s.setEnrollment(e, cfg.Hubs); err != nil {
+				return err
+			}
+			continue
+		}
+		if what := existing.differsFrom(e); what != "" {
+			s.logger.Warn("the configuration of a stored enrollment is not applied; the stored one counts",
+				"enrollment", e.String(), "differs_in", what)
+		}
+		if err := s.webhook.trust(e.webhookCAFile); err != nil {
+			return &ConfigError{fmt.Errorf("%s: %w", e, err)}
+		}
+		existing.webhookCAFile = e.webhookCAFile
+		s.enrollments.put(existing)
+	}
+	return nil
+}
+
+// differsFrom names the first setting in which a configured entry asks for
+// something else than is stored, or returns "".
+func (e Enrollment) differsFrom(configured Enrollment) string {
+	switch {
+	case configured.PrimaryKey != "" && configured.PrimaryKey != e.PrimaryKey:
+		return "primary_key"
+	case configured.SecondaryKey != "" && configured.SecondaryKey != e.SecondaryKey:
+		return "secondary_key"
+	case configured.DeviceID != e.DeviceID:
+		return "device_id"
+	case configured.ProvisioningStatus != e.ProvisioningStatus:
+		return "provisioning_status"
+	case configured.AllocationPolicy != e.AllocationPolicy:
+		return "allocation_policy"
+	case configured.WebhookURL != e.WebhookURL:
+		return "webhook_url"
+	case !slices.Equal(configured.Hubs, e.Hubs):
+		return "hubs"
+	case configured.ReprovisionPolicy != e.ReprovisionPolicy:
+		return "reprovision_policy"
+	case string(configured.InitialTwin) != string(e.InitialTwin):
+		return "initial_twin"
+	}
+	return ""
+}
+
+// setEnrollment makes or replaces an entry. Its keys are the given ones, else
+// the stored ones, else new ones.
+func (s *service) setEnrollment(e Enrollment, linked []Hub) error {
+	if err := e.validate(linked); err != nil {
+		return &ConfigError{err}
+	}
+	if err := s.webhook.trust(e.webhookCAFile); err != nil {
+		return &ConfigError{fmt.Errorf("%s: %w", e, err)}
+	}
+	now := time.Now()
+	existing, ok := s.enrollments.find(e.Kind, e.ID)
+	if !ok {
+		existing = Enrollment{ID: e.ID, Created: now, PrimaryKey: generateKey(), SecondaryKey: generateKey()}
+	}
+	e.ID, e.Created, e.Updated, e.ETag = existing.ID, existing.Created, now, newGUID()
+	e.PrimaryKey = cmp.Or(e.PrimaryKey, existing.PrimaryKey)
+	e.SecondaryKey = cmp.Or(e.SecondaryKey, existing.SecondaryKey)
+	if err := s.store.PutEnrollment(s.ctx, e); err != nil {
+		return fmt.Errorf("storing %s: %w", e, err)
+	}
+	s.enrollments.put(e)
+	return nil
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dpslocal
+
+import (
+	"net"
+	"sync"
+)
+
+const (
+	// maxConnections of one listener, and of one address to it. A gateway with
+	// 247 appliances comes from a single address.
+	maxConnections           = 4096
+	maxConnectionsPerAddress = 1024
+)
+
+// limitedListener closes connections beyond its caps as soon as they are
+// accepted, before a TLS handshake costs anything.
+type limitedListener struct {
+	net.Listener
+
+	mu        sync.Mutex // guards total and byAddress
+	total     int
+	byAddress map[string]int
+}
+
+func limitListener(l net.Listener) net.Listener {
+	return &limitedListener{Listener: l, byAddress: make(map[string]int)}
+}
+
+// Accept implements net.Listener.
+func (l *limitedListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		address := hostOf(conn.RemoteAddr())
+		if l.enter(address) {
+			return &limitedConn{Conn: conn, leave: func() { l.leave(address) }}, nil
+		}
+		_ = conn.Close()
+	}
+}
+
+func (l *limitedListener) enter(address string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total >= maxConnections || l.byAddress[address] >= maxConnectionsPerAddress {
+		return false
+	}
+	l.total++
+	l.byAddress[address]++
+	return true
+}
+
+func (l *limitedListener) leave(address string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total--
+	l.byAddress[address]--
+	if l.byAddress[address] == 0 {
+		delete(l.byAddress, address)
+	}
+}
+
+// hostOf is an address without its port.
+func hostOf(addr net.Addr) string {
+	host, _, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return addr.String()
+	}
+	return host
+}
+
+// limitedConn counts itself out when it is closed, once.
+type limitedConn struct {
+	net.Conn
+	once  sync.Once
+	leave func()
+}
+
+// Close implements net.Conn.
+func (c *limitedConn) Close() error {
+	c.once.Do(c.leave)
+	return c.Conn.Close()
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dpslocal
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"strings"
+	"time"
+)
+
+// operation is a register call whose outcome is being worked out.
+type operation struct {
+	record Operation // owned by the operation's goroutine but for ID, which never changes
+	done   chan struct{}
+}
+
+// begin stores an operation and starts it. It needs s.mu.
+func (s *service) begin(ctx context.Context, registrationID string, admitted admission, payload []byte) (Operation, error) {
+	now := time.Now()
+	r, err := s.store.Registration(ctx, registrationID)
+	if errors.Is(err, ErrNotFound) {
+		r, err = Registration{ID: registrationID, Created: now}, nil
+	}
+	if err != nil {
+		return Operation{}, err
+	}
+	r.EnrollmentKind, r.EnrollmentID = admitted.enrollment.Kind, admitted.enrollment.ID
+	r.Updated, r.Status, r.State = now, Assigning, assigningState(r.ID)
+
+	record := Operation{
+		ID:             s.newOperationID(),
+		RegistrationID: registrationID,
+		Begun:          now,
+		Status:         Assigning,
+		EnrollmentKind: admitted.enrollment.Kind,
+		EnrollmentID:   admitted.enrollment.ID,
+		KeyID:          admitted.keyID,
+		Payload:        payload,
+		NextCall:       now,
+	}
+	if err := s.store.BeginOperation(ctx, record, r); err != nil {
+		return Operation{}, err
+	}
+	s.logger.Info("registration begun", "registration_id", registrationID, "operation_id", record.ID)
+	s.start(record)
+	return record, nil
+}
+
+// start runs a stored operation in a goroutine of its own. It needs s.mu.
+func (s *service) start(record Operation) {
+	op := &operation{record: record, done: make(chan struct{})}
+	key := strings.ToLower(record.RegistrationID)
+	s.running[key] = op
+	s.group.Go(func() {
+		if err := s.run(op.record); err != nil {
+			if s.ctx.Err() == nil {
+				// It stays among the running ones, so that the device goes on waiting
+				// instead of beginning a second one beside it.
+				s.logger.Error("operation not ended: see to the store, then start dpslocal again",
+					"registration_id", record.RegistrationID, "operation_id", record.ID, "err", err)
+			}
+			return
+		}
+		s.mu.Lock()
+		delete(s.running, key)
+		s.mu.Unlock()
+		close(op.done)
+	})
+}
+
+// resume starts what an earlier run of the program left unfinished.
+func (s *service) resume() error {
+	records, err := s.store.UnfinishedOperations(s.ctx)
+	if err != nil {
+		return fmt.Errorf("reading unfinished operations: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, record := range records {
+		s.logger.Info("registration resumed", "registration_id", record.RegistrationID, "operation_id", record.ID)
+		s.start(record)
+	}
+	return nil
+}
+
+// run works out the outcome of an operation and stores it. An error leaves the
+// operation unfinished in the store.
+func (s *service) run(record Operation) error {
+	r, err := s.store.Registration(s.ctx, record.RegistrationID)
+	if err != nil {
+		return fmt.Errorf("reading the registration: %w", err)
+	}
+	verdict, err := s.decide(s.ctx, &record, r)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	place := s.settle(&r, verdict, now)
+	record.Ended, record.Status, record.State = now, r.Status, r.State
+	// The outcome is known, so it is written even if the server is just stopping.
+	if err := s.store.FinishOperation(context.WithoutCancel(s.ctx), record, r, place); err != nil {
+		return fmt.Errorf("storing the outcome: %w", err)
+	}
+	if place != nil && place.From != "" {
+		s.hubs.disconnect(place.From, place.Device.ID)
+	}
+	s.logger.Info("registration ended", "registration_id", record.RegistrationID, "operation_id", record.ID,
+		"status", string(r.Status), "hub", r.AssignedHub, "error_code", verdict.code)
+	return nil
+}
+
+// verdict is what became of an operation: a hub, an error code, or neither
+// for a disabled enrollment.
+type verdict struct {
+	enrollment Enrollment
+	keyID      string
+
+	hub     string
+	twin    *Twin  // the webhook's initial twin, or nil
+	payload []byte // the webhook's payload, or nil
+
+	code    int
+	message string
+}
+
+// settle turns a verdict into the new state of the registration and says
+// where its device goes, if anywhere.
+func (s *service) settle(r *Registration, v verdict, now time.Time) *Placement {
+	r.Updated = now
+	state := registrationState{
+		RegistrationID:         r.ID,
+		CreatedDateTimeUTC:     utcTime(r.Created),
+		LastUpdatedDateTimeUTC: utcTime(now),
+		ETag:                   base64.StdEncoding.EncodeToString([]byte(`"` + newGUID() + `"`)),
+	}
+	var place *Placement
+	switch {
+	case v.code != 0:
+		state.Status, state.ErrorCode, state.ErrorMessage = Failed, v.code, v.message
+	case v.hub == "":
+		state.Status = DisabledOutcome
+	default:
+		place = s.assign(r, v)
+		state.Status = Assigned
+		state.AssignedHub, state.DeviceID, state.Substatus = r.AssignedHub, r.DeviceID, r.Substatus
+		state.Payload = v.payload
+		state.SymmetricKey = &symmetricKeyState{}
+		if v.enrollment.Kind == Group {
+			state.SymmetricKey.EnrollmentGroupID = v.enrollment.ID
+		}
+	}
+	r.Status, r.State = state.Status, encodeJSON(state)
+	return place
+}
+
+// assign writes a hub into the registration by dps-protocol 19: on the same
+// hub nothing of the twin changes and the substatus stays, on another one the
+// reprovision policy decides what moves along.
+func (s *service) assign(r *Registration, v verdict) *Placement {
+	place := &Placement{Device: Device{Hub: v.hub, ID: r.DeviceID, Twin: v.initialTwin()}}
+	place.Device.PrimaryKey, place.Device.SecondaryKey = v.deviceKeys()
+	switch {
+	case r.AssignedHub == "":
+		r.Substatus = initialAssignment
+	case strings.EqualFold(r.AssignedHub, v.hub):
+	case v.enrollment.ReprovisionPolicy == ReprovisionMigrate:
+		r.Substatus, place.From, place.Migrate = deviceDataMigrated, r.AssignedHub, true
+	default:
+		r.Substatus, place.From = deviceDataReset, r.AssignedHub
+	}
+	if r.DeviceID == "" {
+		r.DeviceID = r.ID
+		if v.enrollment.DeviceID != "" {
+			r.DeviceID = v.enrollment.DeviceID
+		}
+		place.Device.ID = r.DeviceID
+	}
+	r.AssignedHub = v.hub
+	return place
+}
+
+// initialTwin is the webhook's, or else the enrollment's, or else an empty one.
+func (v verdict) initialTwin() Twin {
+	if v.twin != nil {
+		return *v.twin
+	}
+	document := v.enrollment.InitialTwin
+	if document == nil {
+		document = []byte("{}")
+	}
+	twin, err := parseInitialTwin(document)
+	if err != nil {
+		twin, _ = parseInitialTwin([]byte("{}")) // checked when it was stored
+	}
+	return twin
+}
+
+// deviceKeys are the keys that open the hub: those derived from the group's, or
+// the individual enrollment's own.
+func (v verdict) deviceKeys() (primary, secondary Secret) {
+	if v.enrollment.Kind == Individual {
+		return v.enrollment.PrimaryKey, v.enrollment.SecondaryKey
+	}
+	return deriveSecret(v.enrollment.PrimaryKey, v.keyID), deriveSecret(v.enrollment.SecondaryKey, v.keyID)
+}
+
+func deriveSecret(groupKey Secret, keyID string) Secret {
+	key, err := decodeKey(string(groupKey))
+	if err != nil {
+		return "" // opens nothing
+	}
+	return Secret(base64.StdEncoding.EncodeToString(deriveKey(key, keyID)))
+}
+
+func assigningState(registrationID string) []byte {
+	return encodeJSON(registrationState{RegistrationID: registrationID, Status: Assigning})
+}
+
+// newOperationID has the shape of the service's own, {n}.{16 hex}.{guid}, and
+// only characters that clients may put into URL paths and topics unescaped.
+func (s *service) newOperationID() string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(strings.ToLower(s.idScope)))
+	return fmt.Sprintf("5.%016x.%s", h.Sum64(), newGUID())
+}

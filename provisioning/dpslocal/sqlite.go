@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dpslocal
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // the driver "sqlite"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// operationLifetime is how long an ended operation can still be polled. The
+// service's own figure is not documented (dps-protocol 11.4).
+const operationLifetime = 24 * time.Hour
+
+// storeTime is how the store writes times: their text sorts as they do.
+const storeTime = "2006-01-02T15:04:05.000000000Z"
+
+// sqliteStore is a Store in one SQLite file, or in memory. It has a single
+// connection: SQLite has one writer anyway, the reads are by primary key, and
+// a memory database lives and dies with its connection.
+type sqliteStore struct {
+	db *sql.DB
+}
+
+// OpenStore opens or makes the SQLite file at path and brings its schema up to
+// date. A file of a newer program is refused and left alone.
+func OpenStore(path string) (Store, error) {
+	// The file holds keys, and SQLite would make it readable for everyone.
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the store: %w", err)
+	}
+	_ = file.Close()
+	store, err := openSQLite("file:" + (&url.URL{Path: path}).EscapedPath())
+	if err != nil {
+		return nil, fmt.Errorf("opening the store %s: %w", path, err)
+	}
+	return store, nil
+}
+
+// OpenMemoryStore makes a store that is gone when it is closed, for tests. It
+// works inside a synctest bubble.
+func OpenMemoryStore() (Store, error) {
+	store, err := openSQLite("file::memory:")
+	if err != nil {
+		return nil, fmt.Errorf("opening a store in memory: %w", err)
+	}
+	return store, nil
+}
+
+func openSQLite(name string) (*sqliteStore, error) {
+	db, err := sql.Open("sqlite", name+
+		"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)&_txlock=immediate")
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(1)
+	if err := migrate(db); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return &sqliteStore{db}, nil
+}
+
+func migrate(db *sql.DB) error {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	provider, err := goose.NewProvider(goose.DialectSQLite3, db, files, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	current, newest, err := provider.GetVersions(ctx)
+	if err != nil {
+		return err
+	}
+	if current > newest {
+		return fmt.Errorf("it is of version %d and this program knows versions up to %d: use the newer program", current, newest)
+	}
+	_, err = provider.Up(ctx)
+	return err
+}
+
+func (s *sqliteStore) Close() error { return s.db.Close() }
+
+// transact runs f in one transaction.
+func (s *sqliteStore) transact(ctx context.Context, f func(tx *sql.Tx) error) error {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := f(tx); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	return tx.Commit()
+}
+
+func (s *sqliteStore) Enrollments(ctx context.Context) ([]Enrollment, error) {
+	rows, err := s.db.QueryContext(ctx, `SELECT kind, id, device_id, primary_key, secondary_key, provisioning_status,
+		allocation_policy, webhook_url, hubs, reprovision_policy, initial_twin, etag, created, updated
+		FROM enrollments ORDER BY kind, id_key`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []Enrollment
+	for rows.Next() {
+		var e Enrollment
+		if err := rows.Scan(&e.Kind, &e.ID, &e.DeviceID, &e.PrimaryKey, &e.SecondaryKey, &e.ProvisioningStatus,
+			&e.AllocationPolicy, &e.WebhookURL, jsonColumn{&e.Hubs}, &e.ReprovisionPolicy, rawColumn{&e.InitialTwin},
+			&e.ETag, timeColumn{&e.Created}, timeColumn{&e.Updated}); err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	return all, rows.Err()
+}
+
+func (s *sqliteStore) PutEnrollment(ctx context.Context, e Enrollment) error {
+	_, err := s.db.ExecContext(ctx, `INSERT OR REPLACE INTO enrollments
+		(kind, id_key, id, device_id, primary_key, secondary_key, provisioning_status, allocation_policy, webhook_url,
+		 hubs, reprovision_policy, initial_twin, etag, created, updated)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		e.Kind, strings.ToLower(e.ID), e.ID, e.DeviceID, string(e.PrimaryKey), string(e.SecondaryKey), e.ProvisioningStatus,
+		e.AllocationPolicy, string(e.WebhookURL), string(encodeJSON(e.Hubs)), e.ReprovisionPolicy, string(e.InitialTwin),
+		e.ETag, textOf(e.Created), textOf(e.Updated))
+	return err
+}
+
+func (s *sqliteStore) Registration(ctx context.Context, id string) (Registration, error) {
+	var r Registration
+	err := s.db.QueryRowContext(ctx, `SELECT id, enrollment_kind, enrollment_id, created, updated, status, state,
+		assigned_hub, device_id, substatus FROM registrations WHERE id_key = ?`, strings.ToLower(id)).
+		Scan(&r.ID, &r.EnrollmentKind, &r.EnrollmentID, timeColumn{&r.Created}, timeColumn{&r.Updated}, &r.Status,
+			rawColumn{&r.State}, &r.AssignedHub, &r.DeviceID, &r.Substatus)
+	return r, notFound(err)
+}
+
+const operationColumns = `SELECT id, registration_id, begun, ended, status, state, enrollment_kind, enrollment_id, key_id,
+	payload, webhook_calls, next_call FROM operations `
+
+func (op *Operation) columns() []any {
+	return []any{
+		&op.ID, &op.RegistrationID,
+		timeColumn{&op.Begun},
+		timeColumn{&op.Ended},
+		&op.Status,
+		rawColumn{&op.State},
+		&op.EnrollmentKind, &op.EnrollmentID, &op.KeyID,
+		rawColumn{&op.Payload},
+		&op.WebhookCalls,
+		timeColumn{&op.NextCall},
+	}
+}
+
+func (s *sqliteStore) Operation(ctx context.Context, registrationID, operationID string) (Operation, error) {
+	var op Operation
+	err := s.db.QueryRowContext(ctx, operationColumns+`WHERE id = ? AND registration_key = ?`,
+		operationID, strings.ToLower(registrationID)).Scan(op.columns()...)
+	return op, notFound(err)
+}
+
+func (s *sqliteStore) Operations(ctx context.Context, registrationID string) ([]Operation, error) {
+	return s.operations(ctx, operationColumns+`WHERE registration_key = ? ORDER BY begun`, strings.ToLower(registrationID))
+}
+
+func (s *sqliteStore) UnfinishedOperations(ctx context.Context) ([]Operation, error) {
+	return s.operations(ctx, operationColumns+`WHERE ended = '' ORDER BY begun`)
+}
+
+func (s *sqliteStore) operations(ctx context.Context, query string, args ...any) ([]Operation, error) {
+	rows, err := s.db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []Operation
+	for rows.Next() {
+		var op Operation
+		if err := rows.Scan(op.columns()...); err != nil {
+			return nil, err
+		}
+		all = append(all, op)
+	}
+	return all, rows.Err()
+}
+
+func (s *sqliteStore) BeginOperation(ctx context.Context, op Operation, r Registration) error {
+	return s.transact(ctx, func(tx *sql.Tx) error {
+		if err := putRegistration(ctx, tx, r); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `DELETE FROM operations WHERE ended <> '' AND ended < ?`,
+			textOf(op.Begun.Add(-operationLifetime)))
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO operations (id, registration_key, registration_id, begun, ended, status, state,
+			enrollment_kind, enrollment_id, key_id, payload, webhook_calls, next_call) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			op.ID, strings.ToLower(op.RegistrationID), op.RegistrationID, textOf(op.Begun), textOf(op.Ended), op.Status,
+			string(op.State), op.EnrollmentKind, op.EnrollmentID, op.KeyID, string(op.Payload), op.WebhookCalls, textOf(op.NextCall))
+		return err
+	})
+}
+
+func (s *sqliteStore) SaveProgress(ctx context.Context, operationID string, calls int, next time.Time) error {
+	_, err := s.db.ExecContext(ctx, `UPDATE operations SET webhook_calls = ?, next_call = ? WHERE id = ?`,
+		calls, textOf(next), operationID)
+	return err
+}
+
+func (s *sqliteStore) FinishOperation(ctx context.Context, op Operation, r Registration, place *Placement) error {
+	return s.transact(ctx, func(tx *sql.Tx) error {
+		if err := putRegistration(ctx, tx, r); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE operations SET ended = ?, status = ?, state = ? WHERE id = ?`,
+			textOf(op.Ended), op.Status, string(op.State), op.ID)
+		if err != nil || place == nil {
+			return err
+		}
+		return putPlacement(ctx, tx, *place)
+	})
+}
+
+func putRegistration(ctx context.Context, tx *sql.Tx, r Registration) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO registrations (id_key, id, enrollment_kind, enrollment_id, created, updated,
+		status, state, assigned_hub, device_id, substatus) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (id_key) DO UPDATE SET enrollment_kind = excluded.enrollment_kind, enrollment_id = excluded.enrollment_id,
+		updated = excluded.updated, status = excluded.status, state = excluded.state, assigned_hub = excluded.assigned_hub,
+		device_id = excluded.device_id, substatus = excluded.substatus`,
+		strings.ToLower(r.ID), r.ID, r.EnrollmentKind, r.EnrollmentID, textOf(r.Created), textOf(r.Updated),
+		r.Status, string(r.State), r.AssignedHub, r.DeviceID, r.Substatus)
+	return err
+}
+
+// putPlacement makes, updates or moves a device. Removing it from the hub that
+// it leaves is part of the move (dps-protocol 19.1).
+func putPlacement(ctx context.Context, tx *sql.Tx, place Placement) error {
+	device := place.Device
+	if place.From != "" && !strings.EqualFold(place.From, device.Hub) {
+		old, err := selectDevice(ctx, tx, place.From, device.ID)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		if err == nil && place.Migrate {
+			device.Twin = old.Twin
+		}
+		if err := deleteDevice(ctx, tx, place.From, device.ID); err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO devices (hub_key, hub, id, primary_key, secondary_key, tags, desired,
+		desired_version, reported, reported_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (hub_key, id) DO UPDATE SET primary_key = excluded.primary_key, secondary_key = excluded.secondary_key`,
+		strings.ToLower(device.Hub), device.Hub, device.ID, string(device.PrimaryKey), string(device.SecondaryKey),
+		sectionText(device.Twin.Tags), sectionText(device.Twin.Desired), device.Twin.DesiredVersion,
+		sectionText(device.Twin.Reported), device.Twin.ReportedVersion)
+	return err
+}
+
+func (s *sqliteStore) Device(ctx context.Context, hub, id string) (Device, error) {
+	return selectDevice(ctx, s.db, hub, id)
+}
+
+func (s *sqliteStore) UpdateTwin(ctx context.Context, hub, id string, change func(*Twin) error) error {
+	return s.transact(ctx, func(tx *sql.Tx) error {
+		device, err := selectDevice(ctx, tx, hub, id)
+		if err != nil {
+			return err
+		}
+		if err := change(&device.Twin); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE devices SET tags = ?, desired = ?, desired_version = ?, reported = ?,
+			reported_version = ? WHERE hub_key = ? AND id = ?`,
+			sectionText(device.Twin.Tags), sectionText(device.Twin.Desired), device.Twin.DesiredVersion,
+			sectionText(device.Twin.Reported), device.Twin.ReportedVersion, strings.ToLower(hub), id)
+		return err
+	})
+}
+
+func (s *sqliteStore) DeleteDevice(ctx context.Context, hub, id string) error {
+	return deleteDevice(ctx, s.db, hub, id)
+}
+
+// querier is what a database and a transaction have in common.
+type querier interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+func selectDevice(ctx context.Context, q querier, hub, id string) (Device, error) {
+	var d Device
+	err := q.QueryRowContext(ctx, `SELECT hub, id, primary_key, secondary_key, tags, desired, desired_version, reported,
+		reported_version FROM devices WHERE hub_key = ? AND id = ?`, strings.ToLower(hub), id).
+		Scan(&d.Hub, &d.ID, &d.PrimaryKey, &d.SecondaryKey, jsonColumn{&d.Twin.Tags}, jsonColumn{&d.Twin.Desired},
+			&d.Twin.DesiredVersion, jsonColumn{&d.Twin.Reported}, &d.Twin.ReportedVersion)
+	return d, notFound(err)
+}
+
+func deleteDevice(ctx context.Context, q querier, hub, id string) error {
+	result, err := q.ExecContext(ctx, `DELETE FROM devices WHERE hub_key = ? AND id = ?`, strings.ToLower(hub), id)
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(err, ErrNotFound)
+	}
+	return nil
+}
+
+func notFound(err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return ErrNotFound
+	}
+	return err
+}
+
+func textOf(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(storeTime)
+}
+
+func sectionText(section map[string]json.RawMessage) string {
+	if section == nil {
+		return "{}"
+	}
+	return string(encodeJSON(section))
+}
+
+// timeColumn scans what textOf wrote.
+type timeColumn struct{ t *time.Time }
+
+func (c timeColumn) Scan(value any) error {
+	text, ok := value.(string)
+	if !ok {
+		return fmt.Errorf("a time is stored as %T", value)
+	}
+	if text == "" {
+		*c.t = time.Time{}
+		return nil
+	}
+	t, err := time.Parse(storeTime, text)
+	*c.t = t
+	return err
+}
+
+// rawColumn scans a JSON document that may be absent.
+type rawColumn struct{ raw *json.RawMessage }
+
+func (c rawColumn) Scan(value any) error {
+	text, ok := value.(string)
+	if !ok {
+		return fmt.Errorf("a document is stored as %T", value)
+	}
+	*c.raw = rawJSON(text)
+	return nil
+}
+
+// jsonColumn decodes a JSON document into what v points at.
+type jsonColumn struct{ v any }
+
+func (c jsonColumn) Scan(value any) error {
+	text, ok := value.(string)
+	if !ok {
+		return fmt.Errorf("a document is stored as %T", value)
+	}
+	return json.Unmarshal([]byte(text), c.v)
+}

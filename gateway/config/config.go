@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"crypto/x509"
+
+	"github.com/contoso/gatewayd/provisioning"
+	"github.com/contoso/gatewayd/serialbus"
+)
+
+// Config is a checked file: every value is in range and every template
+// compiles. Secrets are still names; [ReadSecret] finds them.
+type Config struct {
+	// Path is the file it came from, for messages.
+	Path string
+	// Site is the building's part of registration IDs, lower case.
+	Site string
+	// StateDir holds the gateway's database: state_dir, else
+	// $STATE_DIRECTORY, else /var/lib/gatewayd.
+	StateDir string
+	// DPS is nil in a gateway without a serial line (webhook only).
+	DPS *DPS
+	Hub Hub
+	// Buses are the serial lines; none is a valid gateway.
+	Buses []Bus
+	// Allocation is nil when this gateway hosts no webhook.
+	Allocation *Allocation
+	// Warnings are things worth saying once at start; none stops it.
+	Warnings []string
+}
+
+// DPS is the provisioning service and how it is spoken to.
+type DPS struct {
+	// Client holds what the provisioning client needs; RootCAs are the
+	// system's and those of ca_file, for hubs too.
+	Client provisioning.Config
+	// GroupKey names the secret with the enrollment group's primary key
+	// and, on a second line, the secondary.
+	GroupKey string
+	// Payload renders what a device tells the policy about itself.
+	Payload PayloadTemplate
+}
+
+// HubMode says what becomes of an appliance once it is assigned.
+type HubMode string
+
+const (
+	// HubStay keeps a session with the assigned hub open.
+	HubStay HubMode = "stay"
+	// HubOff ends at assigned: something else talks to the hub.
+	HubOff HubMode = "off"
+)
+
+// Hub is how assigned hubs are reached.
+type Hub struct {
+	Mode HubMode
+	// Resolve maps a hub's host name to the address:port dialled in its
+	// place, for hubs on site. TLS still asks for the host name.
+	Resolve map[string]string
+	// RootCAs is nil for the system's roots alone.
+	RootCAs *x509.CertPool
+}
+
+// Bus is one serial line and who may live on it.
+type Bus struct {
+	Line serialbus.Config
+	// Place is where it hangs, in a person's words.
+	Place string
+	// RegistrationID renders the ID of an appliance that cannot name
+	// itself; its zero value means that such an appliance is not registered.
+	RegistrationID IDTemplate
+	// Allow holds patterns (path.Match) of registration IDs accepted on
+	// this line; empty accepts any valid ID.
+	Allow []string
+}
+
+// Allocation is the webhook this gateway hosts.
+type Allocation struct {
+	// Listen is host:port, or empty when a socket-activated descriptor
+	// takes its place.
+	Listen string
+	// FunctionKeys names the secret with one function key a line; empty
+	// means that only loopback is served.
+	FunctionKeys string
+	// TLSCert and TLSKey are PEM files; both or neither.
+	TLSCert, TLSKey string
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/contoso/gatewayd/provisioning"
+	"github.com/contoso/gatewayd/serialbus"
+)
+
+// complete is a file with every section; tests change one line of it.
+const complete = `site = "mainbuilding"
+state_dir = "/var/lib/gatewayd"
+
+[dps]
+id_scope = "0ne00002193"
+group_key = "group-key"
+
+[[bus]]
+name = "boiler room"
+port = "/dev/ttyUSB0"
+driver = "modbus-rtu"
+profile = "contoso-hpsd-088"
+units = "1-32"
+allow = ["*-contoso-hpsd-088"]
+
+[allocation]
+`
+
+func TestParseComplete(t *testing.T) {
+	cfg, err := Parse("gatewayd.toml", []byte(complete))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := cfg.DPS.Client.Endpoint, "global.azure-devices-provisioning.net"; got != want {
+		t.Errorf("endpoint: got %q, want %q", got, want)
+	}
+	if got, want := cfg.DPS.Client.Transport, provisioning.TransportHTTPS; got != want {
+		t.Errorf("transport: got %q, want %q", got, want)
+	}
+	if got, want := cfg.DPS.Client.RegistersPerMinute, 100.0; got != want {
+		t.Errorf("registers per minute: got %v, want %v", got, want)
+	}
+	if got, want := cfg.Allocation.Listen, "127.0.0.1:7071"; got != want {
+		t.Errorf("listen: got %q, want %q", got, want)
+	}
+	if got, want := len(cfg.Buses[0].Line.Units), 32; got != want {
+		t.Errorf("units: got %d, want %d", got, want)
+	}
+	if got, want := cfg.Hub.Mode, HubStay; got != want {
+		t.Errorf("hub mode: got %q, want %q", got, want)
+	}
+	if len(cfg.Warnings) != 0 {
+		t.Errorf("warnings: got %q, want none", cfg.Warnings)
+	}
+}
+
+// TestMistakes holds what a person reads for each mistake: where, what, and
+// what to write instead.
+func TestMistakes(t *testing.T) {
+	tests := []struct {
+		name     string
+		old, new string // the change to the complete file
+		want     string // a part of the message
+	}{
+		{"unknown key", `site =`, `sites =`, `gatewayd.toml:1: unknown key "sites" (did you mean "site"?)`},
+		{"unknown key in a section", `id_scope =`, `idscope =`, `gatewayd.toml:5: unknown key "dps.idscope" (did you mean "id_scope"?)`},
+		{"unknown key in a table array", `driver =`, `drivers =`, `gatewayd.toml:11: unknown key "bus.drivers" (did you mean "driver"?)`},
+		{"unknown section", `[allocation]`, `[alocation]`, `gatewayd.toml:16: unknown key "alocation" (did you mean "allocation"?)`},
+		{"feature of a later version", `[allocation]`, "[allocation]\nupstream = \"https://x\"", `unknown key "allocation.upstream"`},
+		{"broken TOML", `site = "mainbuilding"`, `site = "mainbuilding`, `gatewayd.toml:1:`},
+		{"wrong type", `site = "mainbuilding"`, `site = 7`, `gatewayd.toml:1:`},
+		{"site with capitals", `"mainbuilding"`, `"Main Building"`, `site: "Main Building" has something else than lower-case`},
+		{"relative state directory", `"/var/lib/gatewayd"`, `"state"`, `state_dir: "state" is not an absolute path`},
+		{"no ID scope", `id_scope = "0ne00002193"`, ``, `[dps] id_scope: missing; it stands on the overview page`},
+		{"ID scope with a slash", `"0ne00002193"`, `"0ne/1"`, `[dps] id_scope: "0ne/1" is not an ID scope`},
+		{"no group key", `group_key = "group-key"`, ``, `[dps] group_key: missing; name the systemd credential`},
+		{"no dps", "[dps]\nid_scope = \"0ne00002193\"\ngroup_key = \"group-key\"", ``, `[dps]: missing, but there is a [[bus]]`},
+		{"unknown transport", `group_key =`, "transport = \"amqp\"\ngroup_key =", `[dps] transport: "amqp" is none of`},
+		{"URL as endpoint", `group_key =`, "endpoint = \"https://x/\"\ngroup_key =", `[dps] endpoint: "https://x/" is a URL`},
+		{"rate of zero", `group_key =`, "registers_per_minute = 0\ngroup_key =", `[dps] registers_per_minute: 0 is not between`},
+		{"rate not a number", `group_key =`, "polls_per_second = nan\ngroup_key =", `[dps] polls_per_second: NaN is not between`},
+		{"payload that is not an object", `group_key =`, "payload = '[1]'\ngroup_key =", `[dps] payload: the payload is not a JSON object`},
+		{"payload with an unknown field", `group_key =`, "payload = '{\"a\":{{.Colour}}}'\ngroup_key =", `[dps] payload: `},
+		{"CA file missing", `group_key =`, "ca_file = \"/nonexistent/ca.pem\"\ngroup_key =", `[dps] ca_file: opening: open /nonexistent/ca.pem`},
+		{"unknown hub mode", `[[bus]]`, "[hub]\nmode = \"visit\"\n[[bus]]", `[hub] mode: "visit" is not in this version`},
+		{"resolve without a port", `[[bus]]`, "[hub]\nresolve = {\"h\" = \"10.0.0.1\"}\n[[bus]]", `[hub] resolve: "h": "10.0.0.1" is not host:port`},
+		{"unknown profile", `"contoso-hpsd-088"`, `"contoso-hpsd-08"`, `did you mean profile "contoso-hpsd-088"?`},
+		{"unit out of range", `"1-32"`, `"1-300"`, `[[bus]] "boiler room" units`},
+		{"bad allow pattern", `"*-contoso-hpsd-088"`, `"["`, `[[bus]] "boiler room" allow: "[" is not a pattern`},
+		{"bad ID template", `allow =`, "registration_id = \"{{.Color}}\"\nallow =", `[[bus]] "boiler room" registration_id`},
+		{"open webhook", `[allocation]`, "[allocation]\nlisten = \"0.0.0.0:7071\"", `[allocation] function_keys: missing, but listen = "0.0.0.0:7071" can be reached`},
+		{"certificate without key", `[allocation]`, "[allocation]\ntls_cert = \"/a\"", `tls_cert and tls_key go together`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			text := strings.Replace(complete, test.old, test.new, 1)
+			if text == complete {
+				t.Fatal("the change changes nothing")
+			}
+			_, err := Parse("gatewayd.toml", []byte(text))
+			if err == nil {
+				t.Fatalf("accepted; want an error with %q", test.want)
+			}
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got:\n%v\nwant a part:\n%s", err, test.want)
+			}
+		})
+	}
+}
+
+func TestTwoBusesOnOnePort(t *testing.T) {
+	text := complete + "\n[[bus]]\nname = \"boiler room\"\nport = \"/dev/ttyUSB0\"\ndriver = \"line\"\nprofile = \"alp\"\n"
+	_, err := Parse("gatewayd.toml", []byte(text))
+	for _, want := range []string{`/dev/ttyUSB0 belongs to bus "boiler room" already`, `another bus has this name`} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want a part %q", err, want)
+		}
+	}
+}
+
+func TestWebhookOnly(t *testing.T) {
+	cfg, err := Parse("gatewayd.toml", []byte("[allocation]\nlisten = \"[::1]:0\"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.DPS != nil || cfg.Allocation == nil {
+		t.Errorf("got dps %v and allocation %v, want only allocation", cfg.DPS, cfg.Allocation)
+	}
+	if _, err := Parse("gatewayd.toml", nil); err == nil || !strings.Contains(err.Error(), "nothing to do") {
+		t.Errorf("an empty file: got %v, want that there is nothing to do", err)
+	}
+}
+
+// TestReferenceFile parses the file that the package ships.
+func TestReferenceFile(t *testing.T) {
+	path := filepath.Join("..", "..", "packaging", "gatewayd.toml")
+	cfg, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.DPS == nil || cfg.Allocation == nil {
+		t.Errorf("the reference file has no [dps] or no [allocation]")
+	}
+}
+
+func TestStateDirFromUnit(t *testing.T) {
+	t.Setenv("STATE_DIRECTORY", "/var/lib/gatewayd-unit")
+	cfg, err := Parse("gatewayd.toml", []byte(strings.Replace(complete, `state_dir = "/var/lib/gatewayd"`, "", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := cfg.StateDir, "/var/lib/gatewayd-unit"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestPayload(t *testing.T) {
+	toaster := serialbus.Identity{Vendor: "Contoso", Model: "TSTRSD-007", Firmware: "12.0.2.5", Provisioning: "1.0.0.0"}
+	tests := []struct {
+		name, template string
+		identity       serialbus.Identity
+		want           string
+	}{
+		{"default", defaultPayload, toaster, `{"MyDeviceFirmwareVersion":"12.0.2.5","MyDeviceProvisioningVersion":"1.0.0.0","model":"contoso-tstrsd-007"}`},
+		{"unknown members are left out", defaultPayload, serialbus.Identity{Vendor: "Contoso", Model: "HPSD-088"}, `{"model":"contoso-hpsd-088"}`},
+		{"nothing known", defaultPayload, serialbus.Identity{}, `{}`},
+		{"an appliance cannot break out", `{"v":{{.Firmware}}}`, serialbus.Identity{Firmware: `1","admin":"yes`}, `{"v":"1\",\"admin\":\"yes"}`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			template, err := ParsePayload(test.template)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := template.Render(test.identity)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, string(got)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestIDTemplate(t *testing.T) {
+	byUnit, err := ParseID("{{.Site}}{{.Unit}}-contoso-hpsd-088")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := byUnit.Render("mainbuilding", "boiler", 17, serialbus.Identity{})
+	if want := "mainbuilding17-contoso-hpsd-088"; err != nil || got != want {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+	bySerial, err := ParseID("{{.Vendor}}-{{.Serial}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := bySerial.Render("s", "b", 1, serialbus.Identity{Vendor: "Contoso Ltd.", Serial: "A 7"}); got != "contoso-ltd-a-7" || err != nil {
+		t.Errorf("got %q, %v; want contoso-ltd-a-7", got, err)
+	}
+	if got, err := bySerial.Render("s", "b", 1, serialbus.Identity{Vendor: "Contoso"}); err == nil {
+		t.Errorf("an appliance without a serial number was named %q; two of them would share it", got)
+	}
+}
+
+func TestGroupKeys(t *testing.T) {
+	// The synthetic keys of the published vectors: bytes 0x00..0x3f and 0xff..0xc0.
+	const primary = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw=="
+	tests := []struct {
+		name, text string
+		count      int
+		want       string
+	}{
+		{"one", primary + "\n", 1, ""},
+		{"two", primary + "\r\n" + primary, 2, ""},
+		{"empty", "\n", 0, "holds 0 keys"},
+		{"three", primary + "\n" + primary + "\n" + primary, 0, "holds 3 keys"},
+		{"not base64", "hello*", 0, "line 1"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			directory := t.TempDir()
+			if err := os.WriteFile(filepath.Join(directory, "group-key"), []byte(test.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("CREDENTIALS_DIRECTORY", directory)
+			keys, err := ReadGroupKeys("group-key")
+			if test.want == "" && (err != nil || len(keys) != test.count) {
+				t.Errorf("got %d keys, %v; want %d", len(keys), err, test.count)
+			}
+			if test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("got %v, want a part %q", err, test.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "hello*") {
+				t.Errorf("the message shows the secret: %v", err)
+			}
+		})
+	}
+}
+
+func TestSecretNames(t *testing.T) {
+	t.Setenv("CREDENTIALS_DIRECTORY", "")
+	for name, want := range map[string]string{
+		"group-key": "LoadCredential=group-key", "../group-key": "neither an absolute path", "..": "neither an absolute path",
+		"/nonexistent/key": "opening: open /nonexistent/key",
+	} {
+		if _, err := ReadSecret(name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want a part %q", name, err, want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(complete)
+	f.Add("[[bus]]\n")
+	f.Add("site = \"\x00\"")
+	f.Fuzz(func(t *testing.T, text string) {
+		cfg, err := Parse("fuzz.toml", []byte(text))
+		if err == nil && len(cfg.Buses) > 0 && cfg.DPS == nil {
+			t.Error("accepted a bus without [dps]")
+		}
+	})
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+// The raw structs mirror the file: one field a key, no rules. A pointer tells
+// an absent section or number from an empty one.
+
+type rawFile struct {
+	Site       string         `toml:"site"`
+	StateDir   string         `toml:"state_dir"`
+	DPS        *rawDPS        `toml:"dps"`
+	Hub        rawHub         `toml:"hub"`
+	Buses      []rawBus       `toml:"bus"`
+	Allocation *rawAllocation `toml:"allocation"`
+}
+
+type rawDPS struct {
+	Endpoint           string   `toml:"endpoint"`
+	IDScope            string   `toml:"id_scope"`
+	Transport          string   `toml:"transport"`
+	GroupKey           string   `toml:"group_key"`
+	CAFile             string   `toml:"ca_file"`
+	RegistersPerMinute *float64 `toml:"registers_per_minute"`
+	PollsPerSecond     *float64 `toml:"polls_per_second"`
+	Payload            *string  `toml:"payload"`
+}
+
+type rawHub struct {
+	Mode    string            `toml:"mode"`
+	Resolve map[string]string `toml:"resolve"`
+}
+
+type rawBus struct {
+	Name           string   `toml:"name"`
+	Place          string   `toml:"place"`
+	Port           string   `toml:"port"`
+	Driver         string   `toml:"driver"`
+	Profile        string   `toml:"profile"`
+	Baud           int      `toml:"baud"`
+	Parity         string   `toml:"parity"`
+	Units          string   `toml:"units"`
+	RegistrationID string   `toml:"registration_id"`
+	Allow          []string `toml:"allow"`
+}
+
+type rawAllocation struct {
+	Listen       string `toml:"listen"`
+	FunctionKeys string `toml:"function_keys"`
+	TLSCert      string `toml:"tls_cert"`
+	TLSKey       string `toml:"tls_key"`
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/contoso/gatewayd/"
+
+// mayImport is the import graph of house rule 3: for each package of ours, the
+// packages of ours it may import. "internal" packages beside a leaf are part of it.
+var mayImport = map[string][]string{
+	"cmd/gatewayd":                  {"gateway"},
+	"cmd/gatewayctl":                {"gateway/config", "provisioning", "allocation", "serialbus"},
+	"cmd/dpslocal":                  {"provisioning/dpslocal"},
+	"cmd/demo":                      {"gateway", "provisioning/dpslocal", "serialbus/serialbustest"},
+	"gateway":                       {"gateway/config", "serialbus", "provisioning", "provisioning/hub", "allocation"},
+	"gateway/config":                {"serialbus", "provisioning", "allocation"},
+	"serialbus":                     {},
+	"serialbus/profiles":            {},
+	"serialbus/serialbustest":       {},
+	"provisioning":                  {"provisioning/internal/mqttrpc"},
+	"provisioning/hub":              {"provisioning/internal/mqttrpc"},
+	"provisioning/internal/mqttrpc": {},
+	"provisioning/internal/mqttrpc/mqttrpctest": {},
+	"provisioning/dpslocal":                     {"provisioning/dpslocal/internal/mqttserve"},
+	"provisioning/dpslocal/internal/mqttserve":  {},
+	"allocation": {},
+}
+
+// home says which packages may import a foreign library directly, and why.
+var home = []struct {
+	library string
+	homes   []string
+	why     string
+}{
+	{"go.bug.st/serial", []string{"serialbus"}, "its defects are covered by one wrapper"},
+	{"github.com/eclipse/paho.mqtt.golang", []string{"provisioning/internal/mqttrpc"}, "its own retrying must stay off everywhere"},
+	{"github.com/eclipse/paho.mqtt.golang/packets", []string{"provisioning/dpslocal/internal/mqttserve", "provisioning/internal/mqttrpc/mqttrpctest"}, "the MQTT server is only in the local DPS, and a small double in the tests of its client"},
+	{"github.com/hashicorp/go-retryablehttp", []string{"provisioning"}, "what may be retried is decided in one place"},
+	{"github.com/coreos/go-systemd/v22/daemon", []string{"gateway"}, "only the daemon talks to systemd"},
+	{"github.com/coreos/go-systemd/v22/activation", []string{"gateway"}, "only the daemon talks to systemd"},
+	{"github.com/coreos/go-systemd/v22/journal", []string{"gateway"}, "only the daemon talks to systemd"},
+	{"modernc.org/sqlite", []string{"gateway", "provisioning/dpslocal"}, "each store is one file beside its user"},
+	{"github.com/pressly/goose/v3", []string{"gateway", "provisioning/dpslocal"}, "each store is one file beside its user"},
+	{"github.com/spf13/cobra", []string{"cmd/gatewayctl"}, "the daemon has three flags"},
+	{"testing", []string{}, "a shipped program holds no test code"},
+}
+
+// TestImportGraph checks the imports of every package, test files left out.
+func TestImportGraph(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}:{{join .Imports " "}}`, module+"...").Output()
+	if err != nil {
+		t.Fatalf("listing the packages: %v", err)
+	}
+	seen := 0
+	for line := range strings.Lines(string(out)) {
+		path, imports, _ := strings.Cut(strings.TrimSpace(line), ":")
+		name := strings.TrimPrefix(path, module)
+		allowed, known := mayImport[name]
+		if !known {
+			t.Errorf("%s is not in the import graph: give it a row in this test and a line in the README", name)
+			continue
+		}
+		seen++
+		for _, imported := range strings.Fields(imports) {
+			if ours, inside := strings.CutPrefix(imported, module); inside && !slices.Contains(allowed, ours) {
+				t.Errorf("%s imports %s: only %q are allowed, because leaves know nothing of each other and only gateway knows two at once", name, ours, allowed)
+			}
+			for _, rule := range home {
+				if imported == rule.library && !slices.Contains(rule.homes, name) && !(imported == "testing" && strings.HasSuffix(name, "test")) {
+					t.Errorf("%s imports %s, whose home is %q: %s", name, imported, rule.homes, rule.why)
+				}
+			}
+		}
+	}
+	if seen < len(mayImport)-2 {
+		t.Errorf("only %d packages seen; is the list complete?", seen)
+	}
+}
+
+// TestDaemonLeavesOut checks what must never be linked into the daemon.
+func TestDaemonLeavesOut(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", module+"cmd/gatewayd").Output()
+	if err != nil {
+		t.Fatalf("listing the daemon's dependencies: %v", err)
+	}
+	deps := strings.Fields(string(out))
+	if !slices.Contains(deps, module+"gateway") {
+		t.Fatal("the daemon does not depend on gateway: the test looks at the wrong thing")
+	}
+	for dep, why := range map[string]string{
+		module + "provisioning/dpslocal":   "the local DPS is a program of its own",
+		module + "serialbus/serialbustest": "simulated appliances are for tests and the demo",
+		"testing":                          "a shipped program holds no test code",
+	} {
+		if slices.Contains(deps, dep) {
+			t.Errorf("the daemon links %s: %s", dep, why)
+		}
+	}
+	demo, err := exec.Command("go", "list", "-deps", module+"cmd/demo").Output()
+	if err != nil {
+		t.Fatalf("listing the demo's dependencies: %v", err)
+	}
+	if strings.Contains(string(demo), "jackc/pgx") {
+		t.Error("the demo links PostgreSQL's driver: its build would take a minute longer")
+	}
+}

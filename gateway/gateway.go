@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/contoso/gatewayd/gateway/config"
+	"github.com/contoso/gatewayd/provisioning"
+	"github.com/contoso/gatewayd/provisioning/hub"
+	"github.com/contoso/gatewayd/serialbus"
+)
+
+// stopTime bounds an orderly stop, below the unit's TimeoutStopSec.
+const stopTime = 10 * time.Second
+
+// Options are what a gateway gets besides its configuration.
+type Options struct {
+	Logger *slog.Logger
+	// Webhook takes the place of [allocation] listen: a socket-activated
+	// descriptor, or a test's listener. Nil binds the configured address.
+	Webhook net.Listener
+	// Reload makes the gateway read its function keys again.
+	Reload <-chan struct{}
+}
+
+// Gateway is the daemon: lines, appliances and webhook, wired. [New] makes it
+// and binds what it listens on, [Gateway.Run] runs it.
+type Gateway struct {
+	log        *slog.Logger
+	store      *store
+	client     *provisioning.Client // nil without [dps]
+	supervisor *supervisor
+	webhook    *webhook // nil without [allocation]
+	tasks      []task
+	notify     notifier
+	reload     <-chan struct{}
+
+	mu      sync.Mutex
+	changes chan struct{} // closed and replaced at each change; guarded by mu
+}
+
+// ConfigError is an error that only a change of the configuration or of its
+// secrets mends; the daemon ends with status 78 and is not restarted.
+type ConfigError struct{ Err error }
+
+func (e *ConfigError) Error() string { return e.Err.Error() }
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// New wires a gateway. It opens the store, reads the secrets and binds the
+// webhook's listener; it opens no port yet and asks nothing of the network.
+func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err error) {
+	g := &Gateway{log: opts.Logger, notify: notifier{opts.Logger}, reload: opts.Reload, changes: make(chan struct{})}
+	for _, warning := range cfg.Warnings {
+		g.log.Warn(warning)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.close())
+		}
+	}()
+	if cfg.Allocation != nil {
+		if g.webhook, err = newWebhook(*cfg.Allocation, opts.Webhook, g.log); err != nil {
+			return nil, &ConfigError{err}
+		}
+		g.tasks = append(g.tasks, g.webhook)
+	}
+	if cfg.DPS == nil {
+		return g, nil
+	}
+	if g.store, err = openStore(ctx, cfg.StateDir); err != nil {
+		return nil, err
+	}
+	w, err := g.newWorld(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if g.supervisor, err = newSupervisor(ctx, w, cfg.Site); err != nil {
+		return nil, err
+	}
+	g.tasks = append(g.tasks, g.supervisor)
+	for _, bus := range cfg.Buses {
+		if err := g.addLine(bus); err != nil {
+			return nil, &ConfigError{err}
+		}
+	}
+	return g, nil
+}
+
+// newWorld makes what the appliances share.
+func (g *Gateway) newWorld(cfg config.Config) (*world, error) {
+	keys, err := config.ReadGroupKeys(cfg.DPS.GroupKey)
+	if err != nil {
+		return nil, &ConfigError{fmt.Errorf("reading [dps] group_key: %w", err)}
+	}
+	settings := cfg.DPS.Client
+	settings.Logger = g.log
+	if g.client, err = provisioning.New(settings); err != nil {
+		return nil, &ConfigError{fmt.Errorf("preparing the DPS client: %w", err)}
+	}
+	return &world{
+		store: g.store, registrar: g.client, keys: keys, payload: cfg.DPS.Payload, hubMode: cfg.Hub.Mode,
+		log: g.log, changed: g.change,
+		openHub: func(ctx context.Context, a *assignment, key provisioning.DeviceKey) (hubSession, error) {
+			return openHub(ctx, cfg.Hub, a, key, g.log)
+		},
+	}, nil
+}
+
+// tokenLife is how long a hub's token is valid (design section 5, rule 10).
+const tokenLife = time.Hour
+
+// openHub opens a session with a token of its own.
+func openHub(ctx context.Context, cfg config.Hub, a *assignment, key provisioning.DeviceKey, log *slog.Logger) (hubSession, error) {
+	resource := provisioning.HubResource(a.AssignedHub, a.DeviceID)
+	session, err := hub.Connect(ctx, hub.Config{
+		Host: a.AssignedHub, Address: cfg.Resolve[a.AssignedHub], DeviceID: a.DeviceID, RootCAs: cfg.RootCAs, Logger: log,
+		Token: func(now time.Time) (string, error) {
+			return key.SASToken(resource, "", now.Add(tokenLife)).Reveal(), nil
+		},
+	})
+	if err != nil {
+		return nil, err // a nil *hub.Session would not be a nil interface
+	}
+	return session, nil
+}
+
+// lineTask runs a bus and hands its events to the supervisor.
+type lineTask struct {
+	*serialbus.Bus
+	heard func(context.Context, serialbus.Event)
+}
+
+func (t lineTask) Run(ctx context.Context) error {
+	return t.Bus.Run(ctx, func(e serialbus.Event) { t.heard(ctx, e) })
+}
+
+func (g *Gateway) addLine(cfg config.Bus) error {
+	serial, err := serialbus.New(cfg.Line, g.log)
+	if err != nil {
+		return fmt.Errorf("preparing bus %q: %w", cfg.Line.Name, err)
+	}
+	l := &line{Bus: cfg, bus: serial}
+	g.tasks = append(g.tasks, lineTask{serial, func(ctx context.Context, e serialbus.Event) {
+		g.supervisor.heard(ctx, l, e)
+	}})
+	return nil
+}
+
+// Run serves until ctx ends or a part fails, and then stops within ten seconds:
+// the webhook finishes what it has begun, lines and registrations are left
+// (their operation IDs are on disk), sessions close, the store closes last.
+func (g *Gateway) Run(ctx context.Context) error {
+	work, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var side sync.WaitGroup
+	side.Go(func() { g.notify.watchdog(work, g.alive) })
+	side.Go(func() { g.watchStatus(work) })
+	side.Go(func() { g.watchReload(work) })
+
+	ended := make(chan error, 1)
+	go func() { ended <- runTasks(work, g.tasks, func() { g.notify.ready(Summary(g.Snapshot())) }) }()
+
+	var err error
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		g.notify.stopping()
+		g.log.Info("stopping")
+		select {
+		case err = <-ended:
+		case <-time.After(stopTime):
+			return errors.New("a part of the gateway did not stop within ten seconds; the state on disk is whole")
+		}
+	}
+	cancel()
+	side.Wait()
+	return errors.Join(err, g.close())
+}
+
+// close releases what New has taken; it may be called on a half-made gateway.
+func (g *Gateway) close() error {
+	var all []error
+	if g.webhook != nil {
+		if err := g.webhook.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			all = append(all, err)
+		}
+	}
+	if g.client != nil {
+		g.client.Close()
+	}
+	if g.store != nil {
+		all = append(all, g.store.close())
+	}
+	return errors.Join(all...)
+}
+
+// WebhookAddr is where the webhook listens; "" when this gateway hosts none.
+func (g *Gateway) WebhookAddr() string {
+	if g.webhook == nil {
+		return ""
+	}
+	return g.webhook.listener.Addr().String()
+}
+
+// Snapshot lists every known appliance as it is now.
+func (g *Gateway) Snapshot() []Status {
+	if g.supervisor == nil {
+		return nil
+	}
+	return g.supervisor.snapshot()
+}
+
+// Changed returns a channel that closes at the next change of the snapshot.
+// Take it before the snapshot, so that no change is missed.
+func (g *Gateway) Changed() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.changes
+}
+
+func (g *Gateway) change() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.changes)
+	g.changes = make(chan struct{})
+}
+
+// alive proves that the supervisor can be looked at and that the disk answers.
+func (g *Gateway) alive(ctx context.Context) error {
+	g.Snapshot()
+	if g.store == nil {
+		return nil
+	}
+	return g.store.ping(ctx)
+}
+
+// statusInterval keeps a busy start from flooding systemd.
+const statusInterval = time.Second
+
+// watchStatus keeps systemctl's STATUS line in step with the appliances.
+func (g *Gateway) watchStatus(ctx context.Context) {
+	said := ""
+	for {
+		changed := g.Changed()
+		if now := Summary(g.Snapshot()); g.supervisor != nil && now != said {
+			g.notify.status(now)
+			said = now
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(statusInterval):
+		}
+	}
+}
+
+// watchReload reads the function keys again when told to.
+func (g *Gateway) watchReload(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.reload:
+		}
+		if g.webhook == nil {
+			g.log.Info("nothing to reload; changes of the configuration need a restart")
+			continue
+		}
+		if err := g.webhook.reload(); err != nil {
+			g.log.Error("not reloaded", "err", err)
+			continue
+		}
+		g.log.Info("function keys reloaded; other changes of the configuration need a restart")
+	}
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/contoso/gatewayd/provisioning"
+)
+
+// The outer schedule of design section 5, rules 2 and 8: how long an appliance
+// waits before a whole new attempt.
+const (
+	outerFirst    = 15 * time.Minute
+	outerMost     = 6 * time.Hour
+	outerLeast    = time.Minute // full jitter may not come down to a second
+	probeLeast    = 30 * time.Second
+	probeMost     = 60 * time.Second
+	disabledCheck = 24 * time.Hour
+	hintAttempt   = 5 * time.Minute // a longer hint ends the client's attempt
+	hintMost      = 24 * time.Hour
+)
+
+// register runs one attempt: the intent goes to disk, then DPS is asked, and
+// each thing learned is on disk before the next step (design section 4).
+func (a *appliance) register(ctx context.Context) {
+	request, ok := a.intend(ctx)
+	if !ok {
+		a.rest(ctx, 10*time.Second) // the disk refused; update has said so
+		return
+	}
+	a.log.Info("device key derived", "group_key", a.world.keys[0].Fingerprint())
+	request.Observe = func(p provisioning.Progress) error { return a.observe(ctx, p) }
+	result, err := a.world.registrar.Register(ctx, request)
+	switch {
+	case ctx.Err() != nil: // shutting down: the operation ID is on disk
+	case err == nil:
+		a.assigned(ctx, result, request)
+	default:
+		a.failed(ctx, err)
+	}
+}
+
+// intend writes the intent and returns the request that it stands for. What the
+// last run left decides how it begins: a known operation is polled on, a
+// register without an answer is looked up first.
+func (a *appliance) intend(ctx context.Context) (provisioning.Request, bool) {
+	var request provisioning.Request
+	saved := a.update(ctx, func(r *record) {
+		if r.Registration == nil {
+			r.Registration = &registration{Reason: "never assigned", Since: time.Now()}
+		}
+		g := r.Registration
+		request = provisioning.Request{
+			RegistrationID: r.RegistrationID,
+			Keys:           a.deviceKeys(),
+			Payload:        a.facts.payload,
+			OperationID:    g.OperationID,
+			// Of an appliance that holds an assignment the lookup would tell
+			// the old one, so only a first registration is looked up.
+			Interrupted: g.InDoubt && g.OperationID == "" && r.Assignment == nil,
+		}
+		g.Attempts++
+		g.NextAttempt = time.Time{}
+		g.InDoubt = true
+		if r.Assignment == nil {
+			r.State, r.Error = StateRegistering, nil
+		}
+		a.facts.registered = true
+	})
+	return request, saved
+}
+
+// errNotSaved ends an attempt whose next step could not be put on disk.
+var errNotSaved = errors.New("the state could not be saved")
+
+// observe takes in a step of the attempt before the client acts on it.
+func (a *appliance) observe(ctx context.Context, p provisioning.Progress) error {
+	saved := a.update(ctx, func(r *record) {
+		g := r.Registration
+		g.OperationID = p.OperationID
+		if p.Step == provisioning.StepThrottled {
+			g.NextAttempt = time.Now().Add(p.Wait)
+		} else {
+			g.NextAttempt = time.Time{}
+		}
+		if r.Assignment != nil {
+			return // the one in force stays so; state tells of it, not of the asking
+		}
+		if p.Step == provisioning.StepThrottled {
+			r.State, r.Error = StateThrottled, trouble(p.Err)
+		} else {
+			r.State, r.Error = StateRegistering, nil
+		}
+	})
+	if !saved {
+		return errNotSaved
+	}
+	return nil
+}
+
+// assigned swaps the new assignment in and ends the registration, in one
+// transaction.
+func (a *appliance) assigned(ctx context.Context, result provisioning.Assignment, request provisioning.Request) {
+	a.update(ctx, func(r *record) {
+		r.Assignment = &assignment{
+			AssignedHub: result.AssignedHub, DeviceID: result.DeviceID, Substatus: result.Substatus,
+			Payload: result.Payload, SentPayload: request.Payload, AssignedAt: time.Now(),
+		}
+		r.Registration = nil
+		r.State, r.Error = StateAssigned, nil
+		a.facts.version = 0
+	})
+	a.log.Info("assignment received", "hub", result.AssignedHub, "device_id", result.DeviceID, "substatus", result.Substatus)
+}
+
+// failed turns the end of an attempt into a state and the time of the next.
+func (a *appliance) failed(ctx context.Context, err error) {
+	a.update(ctx, func(r *record) {
+		g := r.Registration
+		state, wait := outcome(err, g.Attempts, time.Now())
+		if state != StateUnreachable {
+			g.InDoubt = false // the service has answered
+		}
+		if state == StateRefused || state == StateDisabled {
+			g.OperationID = ""
+		}
+		g.NextAttempt = time.Now().Add(wait)
+		r.Error = trouble(err)
+		if r.Assignment == nil {
+			r.State = state
+		}
+	})
+	a.log.Warn("registration attempt ended", "err", err, "retry_in", a.nextAttemptIn().Round(time.Second))
+}
+
+func (a *appliance) nextAttemptIn() time.Duration {
+	_, wait, _ := a.plan(time.Now())
+	return wait
+}
+
+// outcome maps the client's error to a state and the wait before the next
+// attempt (design sections 4 and 5). What the service asked for is never undercut.
+func outcome(err error, attempts int, now time.Time) (State, time.Duration) {
+	var throttled *provisioning.ThrottledError
+	var unreachable *provisioning.UnreachableError
+	var final *provisioning.FailedError
+	switch {
+	case errors.As(err, &throttled):
+		asked := throttled.NextAttempt.Sub(now)
+		if longHint(err) {
+			return StateThrottled, min(asked, hintMost)
+		}
+		return StateThrottled, max(asked, outerWait(attempts))
+	case errors.As(err, &unreachable):
+		return StateUnreachable, min(max(unreachable.NextAttempt.Sub(now), probe()), hintMost)
+	case errors.Is(err, errNotSaved):
+		return StateUnreachable, probe()
+	case errors.As(err, &final) && final.Status == provisioning.StatusDisabled:
+		return StateDisabled, disabledCheck
+	default:
+		return StateRefused, outerWait(attempts)
+	}
+}
+
+// longHint tells whether the service itself named the time of the next attempt.
+func longHint(err error) bool {
+	var answer *provisioning.ServiceError
+	return errors.As(err, &answer) && answer.RetryAfter > hintAttempt
+}
+
+// probe is the wait before a service that did not answer is tried again.
+func probe() time.Duration { return probeLeast + rand.N(probeMost-probeLeast) }
+
+// outerWait grows from a quarter of an hour to six hours, with full jitter so
+// that the appliances of many gateways do not come back in step.
+func outerWait(attempts int) time.Duration {
+	most := outerFirst
+	for range attempts - 1 {
+		most = min(2*most, outerMost)
+	}
+	return outerLeast + rand.N(most-outerLeast)
+}
+
+// trouble words a provisioning error for people.
+func trouble(err error) *Trouble {
+	if err == nil {
+		return nil
+	}
+	d := provisioning.Verdict(err)
+	return &Trouble{Kind: d.Kind, Code: d.Code, Verdict: d.Verdict, Owner: d.Owner, Next: d.Next}
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"slices"
+	"sync"
+
+	"github.com/contoso/gatewayd/provisioning"
+	"github.com/contoso/gatewayd/serialbus"
+)
+
+// supervisor turns what the lines say into appliances, and runs them.
+type supervisor struct {
+	world *world
+	site  string
+	ready chan struct{}
+
+	mu         sync.Mutex
+	ctx        context.Context // of Run; nil before. Guarded by mu
+	lives      sync.WaitGroup
+	appliances map[string]*appliance // by registration ID; guarded by mu
+	at         map[spot]*appliance   // who answers where; guarded by mu
+	complained map[spot]string       // what was said of a spot that is not registered; guarded by mu
+	running    map[*appliance]bool   // guarded by mu
+}
+
+// newSupervisor takes up every appliance of the store where it was left. What
+// only a run can prove, a session and settings in place, is proven anew.
+func newSupervisor(ctx context.Context, w *world, site string) (*supervisor, error) {
+	s := &supervisor{
+		world: w, site: site, ready: make(chan struct{}),
+		appliances: map[string]*appliance{}, at: map[spot]*appliance{},
+		complained: map[spot]string{}, running: map[*appliance]bool{},
+	}
+	records, err := w.store.load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		r.State = settled(r)
+		s.appliances[r.RegistrationID] = newAppliance(w, r)
+	}
+	return s, nil
+}
+
+func (s *supervisor) String() string         { return "appliance supervisor" }
+func (s *supervisor) Ready() <-chan struct{} { return s.ready }
+
+// Run keeps the appliances alive until ctx ends, then waits for each to stop.
+func (s *supervisor) Run(ctx context.Context) error {
+	s.mu.Lock()
+	s.ctx = ctx
+	for _, a := range s.at { // a line may have been quicker
+		s.start(a)
+	}
+	s.mu.Unlock()
+	close(s.ready)
+	<-ctx.Done()
+	s.lives.Wait()
+	return nil
+}
+
+// start runs an appliance's life once; the lock is held.
+func (s *supervisor) start(a *appliance) {
+	if s.ctx == nil || s.ctx.Err() != nil || s.running[a] {
+		return
+	}
+	s.running[a] = true
+	s.lives.Go(func() { a.run(s.ctx) })
+}
+
+// heard takes in one event of a line. It is called by the line's goroutine.
+func (s *supervisor) heard(ctx context.Context, l *line, event serialbus.Event) {
+	log := s.world.log.With("bus", l.Line.Name, "port", l.Line.Port)
+	switch event.Kind {
+	case serialbus.LineUp:
+		log.Info("serial line open")
+	case serialbus.LineDown:
+		log.Warn("serial line down", "err", event.Err)
+		for _, at := range s.spotsOn(l) {
+			s.lost(ctx, at)
+		}
+	case serialbus.Found:
+		s.found(ctx, spot{l, event.Unit}, event.Identity, log.With("unit", event.Unit))
+	case serialbus.Lost:
+		log.Warn("appliance does not answer", "unit", event.Unit, "err", event.Err)
+		s.lost(ctx, spot{l, event.Unit})
+	}
+}
+
+// found names an appliance that was read twice alike and lets it live.
+func (s *supervisor) found(ctx context.Context, at spot, identity serialbus.Identity, log *slog.Logger) {
+	log.Info("identity read", "source", identity.Source, "vendor", identity.Vendor, "model", identity.Model,
+		"serial", identity.Serial, "firmware", identity.Firmware)
+	id, err := s.name(at, identity)
+	if err != nil {
+		s.complain(at, log, err)
+		return
+	}
+	s.mu.Lock()
+	delete(s.complained, at)
+	a := s.appliances[id]
+	known := a != nil
+	if !known {
+		a = newAppliance(s.world, record{RegistrationID: id, State: StateIdentified})
+		s.appliances[id] = a
+	}
+	s.at[at] = a
+	s.mu.Unlock()
+
+	log.Info("appliance named", "registration_id", id, "known", known)
+	a.answersAt(ctx, at, identity)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.start(a)
+}
+
+// complain says once what keeps an appliance from being registered.
+func (s *supervisor) complain(at spot, log *slog.Logger, err error) {
+	s.mu.Lock()
+	said := s.complained[at] == err.Error()
+	s.complained[at] = err.Error()
+	s.mu.Unlock()
+	if !said {
+		log.Error("appliance not registered", "err", err)
+	}
+}
+
+// errNotNamed asks for the configuration's help.
+var errNotNamed = errors.New("it tells no registration ID of its own: give the bus a registration_id template")
+
+// name gives the registration ID of an appliance (serial 2.3): its own word, or
+// the bus's template; in both cases by the rule for emitted IDs and the bus's
+// allow list.
+func (s *supervisor) name(at spot, identity serialbus.Identity) (string, error) {
+	bus := at.line.Bus
+	id := identity.RegistrationID
+	if id == "" {
+		if !bus.RegistrationID.Set() {
+			return "", errNotNamed
+		}
+		var err error
+		if id, err = bus.RegistrationID.Render(s.site, bus.Line.Name, at.unit, identity); err != nil {
+			return "", fmt.Errorf("naming it: %w", err)
+		}
+	}
+	if err := provisioning.CheckEmittedRegistrationID(id); err != nil {
+		return "", fmt.Errorf("%w; correct the name in the appliance, or the bus's registration_id template", err)
+	}
+	if len(bus.Allow) == 0 {
+		return id, nil
+	}
+	for _, pattern := range bus.Allow {
+		if matched, err := path.Match(pattern, id); err == nil && matched {
+			return id, nil
+		}
+	}
+	return "", fmt.Errorf("%q is not on the allow list of bus %q: add it there if it belongs here", id, bus.Line.Name)
+}
+
+func (s *supervisor) lost(ctx context.Context, at spot) {
+	s.mu.Lock()
+	a := s.at[at]
+	delete(s.at, at)
+	s.mu.Unlock()
+	if a != nil {
+		a.silentAt(ctx, at)
+	}
+}
+
+func (s *supervisor) spotsOn(l *line) []spot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var spots []spot
+	for at := range s.at {
+		if at.line == l {
+			spots = append(spots, at)
+		}
+	}
+	return spots
+}
+
+// snapshot lists every known appliance in the order of registration IDs.
+func (s *supervisor) snapshot() []Status {
+	s.mu.Lock()
+	all := make([]*appliance, 0, len(s.appliances))
+	for _, a := range s.appliances {
+		all = append(all, a)
+	}
+	s.mu.Unlock()
+	statuses := make([]Status, 0, len(all))
+	for _, a := range all {
+		a.mu.Lock()
+		statuses = append(statuses, a.status())
+		a.mu.Unlock()
+	}
+	slices.SortFunc(statuses, func(a, b Status) int { return cmp.Compare(a.RegistrationID, b.RegistrationID) })
+	return statuses
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/contoso/gatewayd/allocation"
+	"github.com/contoso/gatewayd/gateway/config"
+)
+
+// Limits of the webhook's listener. DPS waits about half a minute for an
+// answer, a decision takes microseconds.
+const (
+	webhookHeaderTime = 5 * time.Second
+	webhookTime       = 15 * time.Second
+	webhookIdleTime   = 2 * time.Minute
+	drainTime         = 8 * time.Second // inside the ten seconds of a stop
+)
+
+// webhook serves the allocation policy to DPS.
+type webhook struct {
+	cfg      config.Allocation
+	listener net.Listener
+	handler  *allocation.Handler
+	server   *http.Server
+	ready    chan struct{}
+	log      *slog.Logger
+}
+
+// newWebhook binds the listener, or takes the activated one in its place, and
+// reads the function keys and the certificate.
+func newWebhook(cfg config.Allocation, activated net.Listener, log *slog.Logger) (*webhook, error) {
+	keys, err := functionKeys(cfg.FunctionKeys)
+	if err != nil {
+		return nil, fmt.Errorf("reading [allocation] function_keys: %w", err)
+	}
+	w := &webhook{cfg: cfg, listener: activated, ready: make(chan struct{}), log: log}
+	w.handler = allocation.NewHandler(allocation.Config{Policy: allocation.Tutorial(), FunctionKeys: keys, Logger: log})
+	w.server = &http.Server{
+		Handler:           w.handler,
+		ReadHeaderTimeout: webhookHeaderTime, ReadTimeout: webhookTime, WriteTimeout: webhookTime, IdleTimeout: webhookIdleTime,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug), // handshakes of port scanners and the like
+	}
+	if cfg.TLSCert != "" {
+		certificate := &certificateFiles{certFile: cfg.TLSCert, keyFile: cfg.TLSKey, log: log}
+		if _, err := certificate.get(nil); err != nil {
+			return nil, fmt.Errorf("reading [allocation] tls_cert and tls_key: %w", err)
+		}
+		w.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.get}
+	}
+	if w.listener == nil {
+		if w.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
+			return nil, fmt.Errorf("listening for the allocation webhook: %w (another program may have the port; change [allocation] listen)", err)
+		}
+	}
+	if address := w.listener.Addr().String(); len(keys) == 0 && !config.Loopback(address) {
+		return nil, errors.Join(
+			fmt.Errorf("the allocation webhook at %s can be reached from other machines but has no function_keys; configure them, or listen on 127.0.0.1", address),
+			w.listener.Close())
+	}
+	return w, nil
+}
+
+func (w *webhook) String() string         { return fmt.Sprintf("allocation webhook %q", w.listener.Addr()) }
+func (w *webhook) Ready() <-chan struct{} { return w.ready }
+
+// Run serves until ctx ends, then lets the requests under way finish.
+func (w *webhook) Run(ctx context.Context) error {
+	ended := make(chan error, 1)
+	go func() {
+		if w.server.TLSConfig != nil {
+			ended <- w.server.ServeTLS(w.listener, "", "")
+			return
+		}
+		ended <- w.server.Serve(w.listener)
+	}()
+	close(w.ready)
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	if err := w.server.Shutdown(drain); err != nil {
+		w.log.Warn("webhook requests cut off", "err", err)
+		w.server.Close()
+	}
+	<-ended
+	return nil
+}
+
+// reload reads the function keys again. If that fails the old ones stay.
+func (w *webhook) reload() error {
+	keys, err := functionKeys(w.cfg.FunctionKeys)
+	if err != nil {
+		return fmt.Errorf("reading [allocation] function_keys: %w; the old ones stay in force", err)
+	}
+	if len(keys) == 0 && w.cfg.FunctionKeys != "" {
+		return errors.New("[allocation] function_keys holds no key any more; the old ones stay in force")
+	}
+	w.handler.SetKeys(keys)
+	return nil
+}
+
+// functionKeys reads the keys that a caller may show; none without a name.
+func functionKeys(name string) ([]allocation.FunctionKey, error) {
+	if name == "" {
+		return nil, nil
+	}
+	text, err := config.ReadSecret(name)
+	if err != nil {
+		return nil, err
+	}
+	return allocation.ParseFunctionKeys(text)
+}
+
+// certificateFiles serves the certificate of two PEM files and reads them again
+// when they change, so that a renewal needs no restart.
+type certificateFiles struct {
+	certFile, keyFile string
+	log               *slog.Logger
+
+	mu      sync.Mutex
+	loaded  *tls.Certificate
+	changed time.Time // of the newer file when it was loaded
+}
+
+func (c *certificateFiles) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changed, err := newest(c.certFile, c.keyFile)
+	if err == nil && c.loaded != nil && changed.Equal(c.changed) {
+		return c.loaded, nil
+	}
+	var pair tls.Certificate
+	if err == nil {
+		pair, err = tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	}
+	if err != nil {
+		if c.loaded == nil {
+			return nil, err
+		}
+		c.log.Error("webhook certificate not reloaded; the old one stays in use", "err", err)
+		c.changed = changed // said once for each change
+		return c.loaded, nil
+	}
+	c.loaded, c.changed = &pair, changed
+	return c.loaded, nil
+}
+
+func newest(files ...string) (time.Time, error) {
+	var latest time.Time
+	for _, file := range files {
+		info, err := os.Stat(file)
+		if err != nil {
+			return latest, err
+		}
+		if info.ModTime().After(latest) {
+			latest = info.ModTime()
+		}
+	}
+	return latest, nil
+}

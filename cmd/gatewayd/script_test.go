@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/contoso/gatewayd/provisioning/dpslocal"
+	"github.com/contoso/gatewayd/serialbus/serialbustest"
+)
+
+// scriptWait bounds every wait of a script.
+const scriptWait = time.Minute
+
+// scriptWorld is what a script's commands share, by the script's work directory.
+type scriptWorld struct {
+	service *dpslocal.Server
+	webhook string
+	daemon  *daemon
+}
+
+type worldKey struct{}
+
+func worldOf(ts *testscript.TestScript) *scriptWorld {
+	if w, ok := ts.Value(worldKey{}).(*scriptWorld); ok && w.service != nil {
+		return w
+	}
+	ts.Fatalf("call site first")
+	return nil
+}
+
+// scriptSite starts a local DPS and simulated lines and writes gatewayd.toml:
+//
+//	site [transport=mqtt] [strict] [wrongkey] [noise] [nowebhook] [toaster=ID]... [heatpump=ID]...
+func scriptSite(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("unsupported: ! site")
+	}
+	dir := ts.Getenv("WORK")
+	w := ts.Value(worldKey{}).(*scriptWorld)
+	var err error
+	w.webhook, err = freeAddress()
+	ts.Check(err)
+	service, stop, err := startDPS(dir+"/dpslocal", w.webhook, slices.Contains(args, "strict"))
+	ts.Check(err)
+	w.service = service
+	ts.Defer(stop)
+
+	s := setup{dir: dir, service: service, webhook: w.webhook, transport: "https"}
+	attach := func(line *serialbustest.Line, err error) *serialbustest.Line {
+		ts.Check(err)
+		ts.Defer(func() { line.Close() })
+		return line
+	}
+	for i, arg := range args {
+		name, value, _ := strings.Cut(arg, "=")
+		switch name {
+		case "transport":
+			s.transport = value
+		case "wrongkey":
+			s.groupKey = "d3Jvbmcga2V5IHdyb25nIGtleSB3cm9uZyBrZXkhISE="
+		case "noise":
+			line := attach(serialbustest.NewNoiseLine())
+			s.buses += modbusBus(fmt.Sprint("noisy ", i), line.Path(), "1-2")
+		case "toaster":
+			line := attach(newToaster(value))
+			s.buses += lineBus(fmt.Sprint("kitchen ", i), line.Path())
+		case "heatpump":
+			line := attach(newHeatPump(value))
+			s.buses += modbusBus(fmt.Sprint("boiler ", i), line.Path(), "1")
+		case "strict":
+		default:
+			ts.Fatalf("site: %q is unknown", arg)
+		}
+	}
+	_, err = s.write()
+	ts.Check(err)
+	ts.Setenv("WEBHOOK", w.webhook)
+}
+
+// scriptDaemon starts gatewayd in the background with the site's file.
+func scriptDaemon(ts *testscript.TestScript, _ bool, _ []string) {
+	w := worldOf(ts)
+	d, err := startDaemon(ts.MkAbs("gatewayd.toml"))
+	ts.Check(err)
+	w.daemon = d
+	ts.Defer(d.kill)
+}
+
+// scriptWaitLog waits until the daemon has said a text.
+func scriptWaitLog(ts *testscript.TestScript, neg bool, args []string) {
+	d := worldOf(ts).daemon
+	if neg { // must not have been said so far
+		if strings.Contains(d.log(), args[0]) {
+			ts.Fatalf("the daemon said %q:\n%s", args[0], d.log())
+		}
+		return
+	}
+	if !d.waitUntil(scriptWait, func() bool { return strings.Contains(d.log(), args[0]) }) {
+		ts.Fatalf("the daemon has not said %q:\n%s", args[0], d.log())
+	}
+}
+
+// scriptWaitTwin waits until a device has reported a property:
+//
+//	waittwin toasters|heatpumps ID PROPERTY JSON
+func scriptWaitTwin(ts *testscript.TestScript, _ bool, args []string) {
+	w := worldOf(ts)
+	hub := map[string]string{"toasters": toasterHub, "heatpumps": heatPumpHub}[args[0]]
+	for deadline := time.Now().Add(scriptWait); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if twin, ok := w.service.Twin(hub, args[1]); ok && string(twin.Reported[args[2]]) == args[3] {
+			return
+		}
+	}
+	twin, _ := w.service.Twin(hub, args[1])
+	ts.Fatalf("%s has not reported %s = %s but %v; the daemon said:\n%s", args[1], args[2], args[3], twin.Reported, w.daemon.log())
+}
+
+// scriptStop sends SIGTERM, waits at most ten seconds and checks the status.
+func scriptStop(ts *testscript.TestScript, _ bool, args []string) {
+	d := worldOf(ts).daemon
+	ts.Check(d.command.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-d.ended:
+	case <-time.After(10 * time.Second):
+		ts.Fatalf("not stopped within ten seconds:\n%s", d.log())
+	}
+	if got := strconv.Itoa(d.command.ProcessState.ExitCode()); got != args[0] {
+		ts.Fatalf("exit status %s, want %s:\n%s", got, args[0], d.log())
+	}
+}
+
+// scriptWebhook posts a file, or so many megabytes of it, and compares status
+// and body:
+//
+//	webhook FILE|10MB STATUS [BODYFILE]
+func scriptWebhook(ts *testscript.TestScript, _ bool, args []string) {
+	var body io.Reader
+	if megabytes, ok := strings.CutSuffix(args[0], "MB"); ok {
+		count, err := strconv.Atoi(megabytes)
+		ts.Check(err)
+		body = bytes.NewReader(bytes.Repeat([]byte("x"), count<<20))
+	} else {
+		body = strings.NewReader(strings.TrimSuffix(ts.ReadFile(args[0]), "\n"))
+	}
+	url := "http://" + worldOf(ts).webhook + "/api/HttpTrigger1?code=" + functionKey
+	response, err := http.Post(url, "application/json", body)
+	ts.Check(err)
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	ts.Check(err)
+	if got := strconv.Itoa(response.StatusCode); got != args[1] {
+		ts.Fatalf("status %s, want %s: %s", got, args[1], answer)
+	}
+	if len(args) > 2 {
+		if want := strings.TrimSuffix(ts.ReadFile(args[2]), "\n"); string(answer) != want {
+			ts.Fatalf("body:\n%s\nwant:\n%s", answer, want)
+		}
+	}
+}
+
+// scriptTakePort binds the webhook's address before the daemon can.
+func scriptTakePort(ts *testscript.TestScript, _ bool, _ []string) {
+	listener, err := net.Listen("tcp", worldOf(ts).webhook)
+	ts.Check(err)
+	ts.Defer(func() { listener.Close() })
+}

@@ -27,19 +27,10 @@ type policyFunc func(Request) (Response, error)
 func (f policyFunc) Decide(request Request) (Response, error) { return f(request) }
 
 // post sends one request to handler and gives the whole answer.
-func post(handler http.Handler, target string, body string) *http.Response {
+func post(handler http.Handler, target, body string) *httptest.ResponseRecorder {
 	recorder := httptest.NewRecorder()
 	handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, target, strings.NewReader(body)))
-	return recorder.Result()
-}
-
-func bodyOf(t *testing.T, response *http.Response) string {
-	t.Helper()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(body)
+	return recorder
 }
 
 // TestTutorialOnTheWire holds the logged exchange of the tutorial, and its twin
@@ -51,13 +42,13 @@ func TestTutorialOnTheWire(t *testing.T) {
 			t.Parallel()
 			handler := NewHandler(Config{Policy: Tutorial()})
 			response := post(handler, "/api/HttpTrigger1", string(golden(t, name+".request.json")))
-			if response.StatusCode != http.StatusOK {
-				t.Errorf("got status %d, want 200", response.StatusCode)
+			if response.Code != http.StatusOK {
+				t.Errorf("got status %d, want 200", response.Code)
 			}
-			if got, want := response.Header.Get("Content-Type"), "application/json; charset=utf-8"; got != want {
+			if got, want := response.Header().Get("Content-Type"), "application/json; charset=utf-8"; got != want {
 				t.Errorf("got content type %q, want %q", got, want)
 			}
-			if diff := cmp.Diff(string(golden(t, name+".response.json")), bodyOf(t, response)); diff != "" {
+			if diff := cmp.Diff(string(golden(t, name+".response.json")), response.Body.String()); diff != "" {
 				t.Errorf("response (-logged +got):\n%s", diff)
 			}
 		})
@@ -135,7 +126,7 @@ func TestOtherPathsAreNotFound(t *testing.T) {
 	t.Parallel()
 	handler := NewHandler(Config{Policy: Tutorial()})
 	for _, target := range []string{"/", "/api", "/api/", "/api/a/b", "/other"} {
-		if got := post(handler, target, "{}").StatusCode; got != http.StatusNotFound {
+		if got := post(handler, target, "{}").Code; got != http.StatusNotFound {
 			t.Errorf("%s: got status %d, want 404", target, got)
 		}
 	}
@@ -173,7 +164,11 @@ func TestLargeBodyOverTCP(t *testing.T) {
 			if response.StatusCode != http.StatusRequestEntityTooLarge {
 				t.Errorf("got status %d, want 413", response.StatusCode)
 			}
-			if got, want := bodyOf(t, response), "The request is larger than 256 KiB, which no AllocationRequest is."; got != want {
+			body, err := io.ReadAll(response.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := string(body), "The request is larger than 256 KiB, which no AllocationRequest is."; got != want {
 				t.Errorf("got %q, want %q", got, want)
 			}
 		})
@@ -240,7 +235,7 @@ func TestSetKeysWhileServing(t *testing.T) {
 	for range 4 {
 		group.Go(func() {
 			for range 50 {
-				if got := post(handler, "/api/f?code="+keyOne, body).StatusCode; got != http.StatusOK {
+				if got := post(handler, "/api/f?code="+keyOne, body).Code; got != http.StatusOK {
 					t.Errorf("got status %d, want 200", got)
 				}
 			}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serialbus
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestBuiltInProfiles(t *testing.T) {
+	if diff := cmp.Diff([]string{"alp", "contoso-hpsd-088", "contoso-tstrsd-007"}, Profiles()); diff != "" {
+		t.Error(diff)
+	}
+	for _, name := range Profiles() {
+		if _, err := loadProfile(name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestParseProfileRefuses(t *testing.T) {
+	const (
+		line   = "name='x'\ndriver='line'\nprotocol='alp'\n"
+		modbus = "name='x'\ndriver='modbus-rtu'\n"
+		serial = "[serial]\nbaud=9600\nparity='none'\nstop_bits=1\n"
+	)
+	for _, tc := range []struct{ name, text, want string }{
+		{"not TOML", "name=", "toml"},
+		{"unknown key", line + "colour='red'\n" + serial, "colour"},
+		{"driver", "driver='can'\n" + serial, `driver "can"`},
+		{"protocol", "driver='line'\nprotocol='scpi'\n" + serial, `protocol "scpi"`},
+		{"protocol of modbus", modbus + "protocol='alp'\n" + serial, "only the driver line has one"},
+		{"any setting in a register", modbus + "any_setting=true\n" + serial, "any_setting"},
+		{"no baud", line, "serial.baud 0"},
+		{"stop bits", line + "[serial]\nbaud=9600\nparity='none'\nstop_bits=3\n", "serial.stop_bits 3"},
+		{"parity", line + "[serial]\nbaud=9600\nstop_bits=1\n", `serial.parity ""`},
+		{"settle", line + "settle='soon'\n" + serial, `settle "soon"`},
+		{"basic object", modbus + serial + "[identity]\nserial_object=0x05\n", "0x5"},
+		{"no register", modbus + serial + "[[property]]\nname='a'\ntype='enum'\nvalues={on=1}\n", "register"},
+		{"register on a line", line + serial + "[[property]]\nname='a'\ntype='enum'\nallowed=['on']\nregister=1\n", "register"},
+		{"enum without numbers", modbus + serial + "[[property]]\nname='a'\ntype='enum'\nregister=1\n", "values"},
+		{"enum without words", line + serial + "[[property]]\nname='a'\ntype='enum'\n", "allowed"},
+		{"number without bounds", modbus + serial + "[[property]]\nname='a'\ntype='number'\nregister=1\n", "min, max"},
+		{"number too big", modbus + serial + "[[property]]\nname='a'\ntype='number'\nregister=1\nmin=0\nmax=7000\nscale=10\n", "65535"},
+		{"type", line + serial + "[[property]]\nname='a'\ntype='text'\n", `type "text"`},
+		{"name", line + serial + "[[property]]\ntype='enum'\nallowed=['on']\n", "name: missing"},
+		{"twice", line + serial + strings.Repeat("[[property]]\nname='a'\ntype='enum'\nallowed=['on']\n", 2), "named twice"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := parseProfile([]byte(tc.text))
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %q in it", err, tc.want)
+			}
+		})
+	}
+}
+
+// TestBoundsWinOverTheCloud: what a profile does not allow is refused, whatever the twin wants (serial 7.6).
+func TestBoundsWinOverTheCloud(t *testing.T) {
+	for _, tc := range []struct{ name, profile, property, value, want string }{
+		{"state", "contoso-hpsd-088", "state", `"on"`, ""},
+		{"state off the list", "contoso-hpsd-088", "state", `"defrost"`, `"defrost" is not one of off, on`},
+		{"state as a number", "contoso-hpsd-088", "state", `1`, `1 is not one of off, on`},
+		{"null", "contoso-hpsd-088", "state", `null`, `null is not one of off, on`},
+		{"temperature as text", "contoso-hpsd-088", "temperatureSetting", `"65"`, ""},
+		{"temperature as a number", "contoso-hpsd-088", "temperatureSetting", `65`, ""},
+		{"lowest", "contoso-hpsd-088", "temperatureSetting", `40`, ""},
+		{"highest", "contoso-hpsd-088", "temperatureSetting", `"90"`, ""},
+		{"tenths", "contoso-hpsd-088", "temperatureSetting", `65.5`, ""},
+		{"too cold", "contoso-hpsd-088", "temperatureSetting", `39.9`, "39.9 is outside 40 to 90 degF"},
+		{"too hot", "contoso-hpsd-088", "temperatureSetting", `"95"`, `"95" is outside 40 to 90 degF`},
+		{"too fine", "contoso-hpsd-088", "temperatureSetting", `65.25`, "65.25 is finer than the appliance can hold (steps of 0.1)"},
+		{"a word", "contoso-hpsd-088", "temperatureSetting", `"warm"`, `"warm" is not a number`},
+		{"infinite", "contoso-hpsd-088", "temperatureSetting", `"Inf"`, `"Inf" is not a number`},
+		{"hex", "contoso-hpsd-088", "temperatureSetting", `"0x41"`, `"0x41" is not a number`},
+		{"huge", "contoso-hpsd-088", "temperatureSetting", `1e400`, `1e400 is not a number`},
+		{"an object", "contoso-hpsd-088", "temperatureSetting", `{"a":1}`, `{"a":1} is not a number`},
+		{"text in text", "contoso-hpsd-088", "temperatureSetting", `"\"65\""`, `is not a number`},
+		{"darkness", "contoso-tstrsd-007", "darknessSetting", `"medium"`, ""},
+		{"darkness off the list", "contoso-tstrsd-007", "darknessSetting", `"burnt"`, `"burnt" is not one of dark, light, medium`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, err := loadProfile(tc.profile)
+			if err != nil {
+				t.Fatal(err)
+			}
+			plan := p.plan(map[string]json.RawMessage{tc.property: json.RawMessage(tc.value)})
+			got := ""
+			if len(plan.refused) == 1 {
+				got = plan.refused[0].Reason
+			}
+			if (tc.want == "") != (len(plan.wanted) == 1) || !strings.Contains(got, tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestPlanListsUnmapped(t *testing.T) {
+	desired := map[string]json.RawMessage{"zone": json.RawMessage(`1`), "colour": json.RawMessage(`"red"`), "state": json.RawMessage(`"on"`)}
+	pump, _ := loadProfile("contoso-hpsd-088")
+	if diff := cmp.Diff([]string{"colour", "zone"}, pump.plan(desired).unmapped); diff != "" {
+		t.Error(diff)
+	}
+	anything, _ := loadProfile("alp")
+	if got := anything.plan(desired); len(got.unmapped) != 0 || len(got.wanted) != 3 {
+		t.Errorf("the profile alp passes everything on, got %+v", got)
+	}
+}
+
+// TestDecodeKeepsTheTwinsType: "65" stays text, 65 stays a number.
+func TestDecodeKeepsTheTwinsType(t *testing.T) {
+	p, _ := loadProfile("contoso-hpsd-088")
+	temperature, _ := p.property("temperatureSetting")
+	state, _ := p.property("state")
+	for _, tc := range []struct {
+		name     string
+		prop     property
+		register uint16
+		like     string
+		want     string
+	}{
+		{"text", temperature, 650, `"65"`, `"65"`},
+		{"number", temperature, 650, `65`, `65`},
+		{"tenths as text", temperature, 655, `"65.5"`, `"65.5"`},
+		{"word", state, 1, `"on"`, `"on"`},
+		{"no word for it", state, 7, `"on"`, `7`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := string(tc.prop.decode(tc.register, json.RawMessage(tc.like))); got != tc.want {
+				t.Errorf("got %s, want %s", got, tc.want)
+			}
+		})
+	}
+}
+
+// FuzzProperty: whatever the twin holds, a value that is not refused survives the way into the register and back.
+func FuzzProperty(f *testing.F) {
+	for _, value := range []string{`"on"`, `"65"`, `65`, `65.5`, `4e1`, `"4e1"`, `null`, `{}`, `"\u0036\u0035"`, `-0`, `"`, ``, `90.00000001`} {
+		f.Add(value)
+	}
+	p, err := loadProfile("contoso-hpsd-088")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		for _, prop := range p.Properties {
+			raw := json.RawMessage(value)
+			if prop.refuse(raw) != "" {
+				continue
+			}
+			register := prop.encode(raw)
+			back := prop.decode(register, raw)
+			if prop.refuse(back) != "" || prop.encode(back) != register {
+				t.Errorf("%s: %s became %d and that %s", prop.Name, value, register, back)
+			}
+		}
+	})
+}

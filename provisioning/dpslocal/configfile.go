@@ -73,12 +73,12 @@ const defaultRetryAfter = "3s"
 
 // LoadConfig reads a TOML file. Unknown keys are refused with file, line and
 // the nearest known key; a relative webhook_ca_file is taken from the file's
-// directory. Every error but that of reading the file is a *ConfigError, and none
-// shows a value of the file that may be a key.
+// directory. Every error is a *ConfigError, and none shows a value of the file
+// that may be a key.
 func LoadConfig(path string) (Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return Config{}, fmt.Errorf("reading the configuration: %w", err)
+		return Config{}, &ConfigError{err}
 	}
 	if len(data) > maxConfigFile {
 		return Config{}, &ConfigError{fmt.Errorf("%s: larger than %d bytes", path, maxConfigFile)}

@@ -23,6 +23,10 @@ type mqttFront struct {
 	devices *table[*dpsSession] // the provisioning service's connections
 }
 
+func newMQTTFront(s *service) *mqttFront {
+	return &mqttFront{service: s, hubs: s.hubs, devices: new(table[*dpsSession])}
+}
+
 // Connect implements mqttserve.Handler.
 func (f *mqttFront) Connect(c *mqttserve.Conn, hello mqttserve.Hello) (mqttserve.Session, mqttserve.ReturnCode) {
 	user, err := parseUserName(hello.UserName)

@@ -174,9 +174,9 @@ func (s *Server) Run(ctx context.Context) error {
 			cancel()
 		})
 	}
-	front := &mqttFront{service: s.service, hubs: s.service.hubs, devices: new(table[*dpsSession])}
+	mqtt := mqttserve.New(newMQTTFront(s.service), s.logger)
 	serve(func() error {
-		return mqttserve.New(front, s.logger).Serve(ctx, tls.NewListener(limitListener(s.mqtt), s.certs.tlsConfig()))
+		return mqtt.Serve(ctx, tls.NewListener(limitListener(s.mqtt), s.certs.tlsConfig()))
 	})
 	serve(func() error { return s.serveHTTPS(ctx) })
 	group.Go(func() { s.certs.keepFresh(ctx) })

@@ -3,7 +3,6 @@
 package mqttrpc
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -22,7 +21,7 @@ import (
 const (
 	connackTimeout = 30 * time.Second       // as long as Azure's clients wait for any answer
 	writeTimeout   = 10 * time.Second       // a connection that takes no bytes for so long is dead
-	quiesce        = 250 * time.Millisecond // for DISCONNECT to go out
+	quiesce        = 250 * time.Millisecond // for DISCONNECT to go out, and for the library to say why it stopped
 	maxString      = 65535                  // MQTT's limit, which the library does not check
 )
 
@@ -190,7 +189,7 @@ func (c *Conn) subscribe(ctx context.Context, filter string) error {
 		return ctx.Err()
 	}
 	if err := token.Error(); err != nil {
-		return err
+		return c.reason(err)
 	}
 	// A refusal is no error to the library.
 	if code := token.(*paho.SubscribeToken).Result()[filter]; code >= 0x80 {
@@ -227,10 +226,23 @@ func (c *Conn) Call(ctx context.Context, path, params string, body []byte) (Resp
 			return c.lastWord(answer)
 		case <-acknowledged:
 			if err := published.Error(); err != nil {
-				return Response{}, cmp.Or(c.Err(), fmt.Errorf("%w: %w", ErrLost, err))
+				return Response{}, c.reason(err)
 			}
 			acknowledged = nil // the answer may come before or after the PUBACK
 		}
+	}
+}
+
+// reason says why the library gave something up: because the connection ended, and then why that was. The library
+// tells the two in this order and not at once.
+func (c *Conn) reason(err error) error {
+	timer := time.NewTimer(quiesce)
+	defer timer.Stop()
+	select {
+	case <-c.done:
+		return c.err
+	case <-timer.C:
+		return fmt.Errorf("%w: %w", ErrLost, err)
 	}
 }
 

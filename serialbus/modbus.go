@@ -62,14 +62,14 @@ func (d *modbusDriver) apply(ctx context.Context, unit byte, s Settings) (Applie
 		value := plan.wanted[name]
 		register, wrote, err := d.set(ctx, unit, prop, prop.encode(value))
 		applied.Wrote = applied.Wrote || wrote
+		if register != nil {
+			applied.Reported[name] = prop.decode(*register, value)
+		}
 		var rejected *RejectedError
 		if errors.As(err, &rejected) {
 			refused = append(refused, err)
 		} else if err != nil {
 			return applied, fmt.Errorf("setting %s: %w", name, err)
-		}
-		if register != nil {
-			applied.Reported[name] = prop.decode(*register, value)
 		}
 	}
 	return applied, plan.rejections(refused...)

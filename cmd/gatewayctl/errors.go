@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/spf13/cobra"
+
+	"github.com/contoso/gatewayd/provisioning"
+)
+
+// errReported ends a command whose errors a person has read already.
+var errReported = errors.New("reported")
+
+// usageError says that the command line is wrong, and whose help to read.
+type usageError struct {
+	command string
+	err     error
+}
+
+func (e usageError) Error() string { return e.err.Error() }
+
+func (e usageError) Unwrap() error { return e.err }
+
+// wrongUsage makes a usageError for cmd from words.
+func wrongUsage(cmd *cobra.Command, format string, args ...any) error {
+	return usageError{command: cmd.CommandPath(), err: fmt.Errorf(format, args...)}
+}
+
+// printRegistrationError shows why a registration failed, what that means and
+// what to do next.
+func printRegistrationError(w io.Writer, err error) {
+	diagnosis := provisioning.Verdict(err)
+	fmt.Fprintf(w, "gatewayctl: %v\n  %s (%s)\n  Next: %s\n", err, diagnosis.Verdict, diagnosis.Owner, diagnosis.Next)
+}
+
+// printError shows why a command could not do its work at all.
+func printError(w io.Writer, err error) {
+	fmt.Fprintln(w, "gatewayctl:", err)
+	_, isPath := errors.AsType[*fs.PathError](err)
+	switch {
+	case isPath:
+		fmt.Fprintln(w, "  Next: check the path, and that you may read the file.")
+	case errors.Is(err, provisioning.ErrKey):
+		fmt.Fprintln(w, "  Next: give the key as the portal shows it: base64, on a line of its own.")
+	}
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/contoso/gatewayd/provisioning"
+)
+
+// The whole budget of one service instance (dps-protocol 2.4). A person who
+// registers by hand bounds the load with --concurrency.
+const (
+	registersPerMinute = 1000
+	pollsPerSecond     = 200
+)
+
+// maxConcurrency keeps the connections of this command below the usual limit of
+// open files.
+const maxConcurrency = 200
+
+// registerFlags are the flags of register.
+type registerFlags struct {
+	endpoint        string
+	idScope         string
+	registrationIDs []string
+	deviceKeyFile   string
+	groupKeyFile    string
+	transport       string
+	payload         string
+	caFile          string
+	concurrency     int
+	output          string
+}
+
+func newRegisterCommand() *cobra.Command {
+	var flags registerFlags
+	cmd := &cobra.Command{
+		Use:   "register --id-scope SCOPE --registration-id ID... (--group-key-file FILE | --device-key-file FILE)",
+		Short: "Register devices with the provisioning service",
+		Long: `Register makes one registration for each ID, without a daemon, and shows each
+status as it comes. A registration may take ten minutes, because the service
+waits that long for its allocation webhook.`,
+		Example: `  gatewayctl register --id-scope 0ne00002193 --group-key-file group-key \
+    --registration-id breakroom499-contoso-tstrsd-007 --registration-id mainbuilding167-contoso-hpsd-088
+  gatewayctl register --endpoint localhost:8443 --ca-file ca.pem --id-scope 0ne00ABCDEF \
+    --device-key-file key --registration-id breakroom499-contoso-tstrsd-007 -o json`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error { return flags.run(cmd) },
+	}
+	set := cmd.Flags()
+	set.StringVar(&flags.endpoint, "endpoint", "global.azure-devices-provisioning.net", "the service's `host[:port]`")
+	set.StringVar(&flags.idScope, "id-scope", "", "the service's ID scope, from its overview page")
+	set.StringArrayVar(&flags.registrationIDs, "registration-id", nil, "registration `ID`; once for each device")
+	set.StringVar(&flags.deviceKeyFile, "device-key-file", "", "`file` with the key of the one device")
+	set.StringVar(&flags.groupKeyFile, "group-key-file", "", "`file` with the enrollment group's key, from which the devices' are derived")
+	set.StringVar(&flags.transport, "transport", "https", "https or mqtt")
+	set.StringVar(&flags.payload, "payload", "", "`JSON` object for the allocation policy")
+	set.StringVar(&flags.caFile, "ca-file", "", "`file` with certificates to trust beside the system's")
+	set.IntVar(&flags.concurrency, "concurrency", 10, "how many registrations may run at once")
+	set.StringVarP(&flags.output, "output", "o", "text", "text, or json: one object a line")
+	return cmd
+}
+
+func (f registerFlags) run(cmd *cobra.Command) error {
+	if err := f.check(cmd); err != nil {
+		return err
+	}
+	keys, err := f.keys()
+	if err != nil {
+		return err
+	}
+	roots, err := loadRoots(f.caFile)
+	if err != nil {
+		return err
+	}
+	client, err := f.client(roots)
+	if err != nil {
+		return usageError{command: cmd.CommandPath(), err: err} // nothing but flags can be wrong there
+	}
+	defer client.Close()
+
+	var show reporter = &textReporter{out: cmd.OutOrStdout(), errOut: cmd.ErrOrStderr(), many: len(f.registrationIDs) > 1}
+	if f.output == "json" {
+		show = &jsonReporter{out: cmd.OutOrStdout(), errOut: cmd.ErrOrStderr()}
+	}
+	if failed := f.registerAll(cmd.Context(), client, keys, show); failed {
+		return errReported
+	}
+	return nil
+}
+
+// check refuses a command line that cannot work, before anything is sent.
+func (f registerFlags) check(cmd *cobra.Command) error {
+	switch {
+	case f.idScope == "":
+		return wrongUsage(cmd, "--id-scope is missing; it stands on the overview page of the provisioning service")
+	case len(f.registrationIDs) == 0:
+		return wrongUsage(cmd, "--registration-id is missing")
+	case (f.deviceKeyFile == "") == (f.groupKeyFile == ""):
+		return wrongUsage(cmd, "give exactly one of --group-key-file and --device-key-file")
+	case f.deviceKeyFile != "" && len(f.registrationIDs) > 1:
+		return wrongUsage(cmd, "--device-key-file holds the key of one device, but there are %d registration IDs; use --group-key-file", len(f.registrationIDs))
+	case f.transport != "https" && f.transport != "mqtt":
+		return wrongUsage(cmd, "--transport %q is neither https nor mqtt", f.transport)
+	case f.output != "text" && f.output != "json":
+		return wrongUsage(cmd, "--output %q is neither text nor json", f.output)
+	case f.concurrency < 1 || f.concurrency > maxConcurrency:
+		return wrongUsage(cmd, "--concurrency %d is not between 1 and %d", f.concurrency, maxConcurrency)
+	}
+	for i, id := range f.registrationIDs {
+		if err := provisioning.CheckRegistrationID(id); err != nil {
+			return usageError{command: cmd.CommandPath(), err: err}
+		}
+		if slices.Contains(f.registrationIDs[:i], id) {
+			return wrongUsage(cmd, "--registration-id %s is there twice", id)
+		}
+	}
+	var object map[string]json.RawMessage
+	if f.payload != "" && (json.Unmarshal([]byte(f.payload), &object) != nil || object == nil) {
+		return wrongUsage(cmd, `--payload is not a JSON object such as '{"model":"x"}'`)
+	}
+	return nil
+}
+
+// keys gives the function that finds the keys of a registration ID, primary
+// first.
+func (f registerFlags) keys() (func(registrationID string) []provisioning.DeviceKey, error) {
+	if f.deviceKeyFile != "" {
+		keys, err := readKeys(f.deviceKeyFile, provisioning.ParseDeviceKey)
+		if err != nil {
+			return nil, err
+		}
+		return func(string) []provisioning.DeviceKey { return keys }, nil
+	}
+	groupKeys, err := readKeys(f.groupKeyFile, provisioning.ParseGroupKey)
+	if err != nil {
+		return nil, err
+	}
+	return func(registrationID string) []provisioning.DeviceKey {
+		var keys []provisioning.DeviceKey
+		for _, key := range groupKeys {
+			keys = append(keys, key.Derive(registrationID))
+		}
+		return keys
+	}, nil
+}
+
+func (f registerFlags) client(roots *x509.CertPool) (*provisioning.Client, error) {
+	return provisioning.New(provisioning.Config{
+		Endpoint:           f.endpoint,
+		IDScope:            f.idScope,
+		Transport:          provisioning.Transport(f.transport),
+		RootCAs:            roots,
+		RegistersPerMinute: registersPerMinute,
+		PollsPerSecond:     pollsPerSecond,
+		Fleet:              len(f.registrationIDs),
+	})
+}
+
+// loadRoots gives the system's roots and those of file; nil, which means the
+// system's alone, without a file.
+func loadRoots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	content, err := readFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("reading the system's roots: %w", err)
+	}
+	if !pool.AppendCertsFromPEM(content) {
+		return nil, fmt.Errorf("%s holds no certificate in PEM form; for dpslocal give the ca.pem of its directory", file)
+	}
+	return pool, nil
+}
+
+// registerAll registers all IDs, at most f.concurrency at once, and tells
+// whether one failed.
+func (f registerFlags) registerAll(ctx context.Context, client *provisioning.Client, keys func(string) []provisioning.DeviceKey, show reporter) (failed bool) {
+	results := make(chan bool)
+	turns := make(chan struct{}, f.concurrency)
+	var running sync.WaitGroup
+	go func() {
+		for _, id := range f.registrationIDs {
+			turns <- struct{}{}
+			running.Go(func() {
+				results <- register(ctx, client, provisioning.Request{
+					RegistrationID: id,
+					Keys:           keys(id),
+					Payload:        json.RawMessage(f.payload),
+				}, show)
+				<-turns
+			})
+		}
+		running.Wait()
+		close(results)
+	}()
+	for ok := range results {
+		failed = failed || !ok
+	}
+	return failed
+}
+
+// register makes one registration and shows it.
+func register(ctx context.Context, client *provisioning.Client, request provisioning.Request, show reporter) (ok bool) {
+	began := time.Now()
+	outcome := outcome{registrationID: request.RegistrationID, status: provisioning.StatusUnassigned}
+	request.Observe = func(progress provisioning.Progress) error {
+		outcome.observe(progress)
+		show.progress(request.RegistrationID, progress)
+		return nil
+	}
+	show.begin(request.RegistrationID)
+	outcome.assignment, outcome.err = client.Register(ctx, request)
+	outcome.elapsed = time.Since(began)
+	outcome.settle()
+	show.end(outcome)
+	return outcome.err == nil
+}

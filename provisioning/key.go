@@ -30,14 +30,16 @@ const (
 // redacted stands in for every secret that something tries to print.
 const redacted = "[redacted]"
 
-// secret holds key material behind a pointer, so that even a printer which walks unexported fields
-// (fmt does) finds an address and not the bytes.
-type secret struct{ bytes []byte }
+// secret holds key material within a function, so that even a printer which walks unexported fields and follows
+// their pointers (fmt does both, given a wrong verb) finds an address and not the bytes.
+type secret func() []byte
+
+func keep(material []byte) secret { return func() []byte { return material } }
 
 // GroupKey is the primary or secondary symmetric key of an enrollment group: the secret from which the key of
 // every device of the group follows. It never leaves the process and prints as "[redacted]" for every verb, in
 // slog and in JSON. The zero value holds no key.
-type GroupKey struct{ secret *secret }
+type GroupKey struct{ secret secret }
 
 // ParseGroupKey reads a group key as the portal shows it: standard base64 with padding. White space around it
 // is ignored (a file ends with a newline), anything else outside the alphabet is refused, and so is a key shorter
@@ -53,7 +55,7 @@ func ParseGroupKey(text string) (GroupKey, error) {
 // Derive computes the device key of one registration ID: HMAC-SHA256 of the ID, spelled exactly as given, under
 // the group key (dps-protocol 13.2). No client folds the ID's case, so "Dev-01" and "dev-01" have different keys.
 func (k GroupKey) Derive(registrationID string) DeviceKey {
-	return DeviceKey{secret: &secret{bytes: k.secret.sign(registrationID)}}
+	return DeviceKey{secret: keep(k.secret.sign(registrationID))}
 }
 
 // Fingerprint names the key without giving it away: the first eight hexadecimal digits of a SHA-256 over it.
@@ -66,7 +68,7 @@ func (k GroupKey) IsZero() bool { return k.secret == nil }
 // DeviceKey is the symmetric key of one device: derived from a group key, or an individual enrollment's own.
 // It signs the device's tokens, for the provisioning service and for the assigned hub alike. It prints as
 // "[redacted]"; only [DeviceKey.Reveal] gives it out. The zero value holds no key.
-type DeviceKey struct{ secret *secret }
+type DeviceKey struct{ secret secret }
 
 // ParseDeviceKey reads a device key: standard base64 of 16 to 64 bytes (a derived one has 32), white space around
 // it ignored. The error wraps [ErrKey] and does not quote the text.
@@ -83,7 +85,7 @@ func (k DeviceKey) Reveal() string {
 	if k.secret == nil {
 		return ""
 	}
-	return base64.StdEncoding.EncodeToString(k.secret.bytes)
+	return base64.StdEncoding.EncodeToString(k.secret())
 }
 
 // Fingerprint names the key without giving it away, like [GroupKey.Fingerprint].
@@ -94,7 +96,7 @@ func (k DeviceKey) IsZero() bool { return k.secret == nil }
 
 // decodeKey is strict where encoding/base64 is not: that decoder skips line breaks inside the text and, unless
 // told otherwise, ignores stray bits at the end.
-func decodeKey(text string, most int) (*secret, error) {
+func decodeKey(text string, most int) (secret, error) {
 	text = strings.TrimSpace(text)
 	if text == "" {
 		return nil, fmt.Errorf("%w: it is empty", ErrKey)
@@ -109,27 +111,27 @@ func decodeKey(text string, most int) (*secret, error) {
 	if len(material) < minKeyBytes || len(material) > most {
 		return nil, fmt.Errorf("%w: it has %d bytes, not %d to %d", ErrKey, len(material), minKeyBytes, most)
 	}
-	return &secret{bytes: material}, nil
+	return keep(material), nil
 }
 
 // sign is HMAC-SHA256 of text. A missing key signs like an empty one: the result is of no use to anybody, and
 // callers check for a key before they sign anything that is sent.
-func (s *secret) sign(text string) []byte {
+func (s secret) sign(text string) []byte {
 	var material []byte
 	if s != nil {
-		material = s.bytes
+		material = s()
 	}
 	mac := hmac.New(sha256.New, material)
 	_, _ = io.WriteString(mac, text) // a hash never fails to write
 	return mac.Sum(nil)
 }
 
-func (s *secret) fingerprint() string {
+func (s secret) fingerprint() string {
 	if s == nil {
 		return "none"
 	}
 	// The prefix keeps a fingerprint from ever being the hash of the key in some other protocol.
-	sum := sha256.Sum256(append([]byte("gatewayd key fingerprint\n"), s.bytes...))
+	sum := sha256.Sum256(append([]byte("gatewayd key fingerprint\n"), s()...))
 	return hex.EncodeToString(sum[:4])
 }
 

@@ -22,14 +22,14 @@ const tokenLifetime = time.Hour
 
 // SASToken is a signed, expiring credential made with a device key. It prints as "[redacted]"; only
 // [SASToken.Reveal] gives out its text, for the wire.
-type SASToken struct{ text *string }
+type SASToken struct{ text func() string }
 
 // Reveal returns the token's text: the whole value of an Authorization header, or an MQTT password.
 func (t SASToken) Reveal() string {
 	if t.text == nil {
 		return ""
 	}
-	return *t.text
+	return t.text()
 }
 
 // Format prints "[redacted]" for every verb and flag.
@@ -55,7 +55,7 @@ func (k DeviceKey) SASToken(resource, policy string, expiry time.Time) SASToken 
 	if policy != "" {
 		text += "&skn=" + policy
 	}
-	return SASToken{text: &text}
+	return SASToken{text: func() string { return text }}
 }
 
 // RegistrationResource is what a device's token for the provisioning service is signed for.

@@ -39,18 +39,23 @@ func printable(text string, most int) string {
 	return clean
 }
 
-// isPlain tells whether text is 1 to most printable ASCII characters without white space and none of those that
-// separate the parts of a URL or of an MQTT topic.
+// separators are the characters that separate the parts of a URL, of an MQTT topic or of a quoted text.
+const separators = `/?#&+%"\`
+
+// isPlain tells whether text is 1 to most printable ASCII characters, without white space and separators.
 func isPlain(text string, most int) bool {
-	if text == "" || len(text) > most {
-		return false
-	}
-	for i := range len(text) {
-		if c := text[i]; c <= ' ' || c > '~' || strings.IndexByte(`/?#&+%"\`, c) >= 0 {
-			return false
-		}
-	}
-	return true
+	return isPrintableASCII(text, most) && !strings.ContainsAny(text, separators)
+}
+
+// isDeviceID tells whether text can be a device ID: the service allows more punctuation there than in a registration
+// ID (dps-protocol 2.2), of which only what would break a topic or a resource is refused.
+func isDeviceID(text string) bool {
+	return isPrintableASCII(text, maxDeviceID) && !strings.ContainsAny(text, `/#+&"\`)
+}
+
+func isPrintableASCII(text string, most int) bool {
+	beyond := func(r rune) bool { return r <= ' ' || r > '~' }
+	return text != "" && len(text) <= most && strings.IndexFunc(text, beyond) < 0
 }
 
 // isHostName tells whether text can be dialled as a host name: letters, digits, dots and dashes.

@@ -148,7 +148,7 @@ func (op *operation) check(registrationID string) error {
 		if !isHostName(op.state.AssignedHub) {
 			return fault("it says assigned and names no hub")
 		}
-		if !isPlain(op.state.DeviceID, maxDeviceID) {
+		if !isDeviceID(op.state.DeviceID) {
 			return fault("it says assigned and names no device ID")
 		}
 		return nil

@@ -148,7 +148,8 @@ func (b *Bus) lose(p *place, why error) {
 	b.events(Event{Kind: Lost, Unit: int(p.unit), Identity: was, Err: why})
 }
 
-// inWords says why an appliance does not answer, and what to do next.
+// inWords says why an appliance does not answer, and what to do next. The same trouble has the same words whichever
+// question met it, since a reason is told once.
 func (b *Bus) inWords(p *place, err error) error {
 	where := b.cfg.Port
 	check := "check that it is switched on, the cable and the plug"
@@ -158,10 +159,10 @@ func (b *Bus) inWords(p *place, err error) error {
 	}
 	switch {
 	case errors.Is(err, ErrSilent):
-		return fmt.Errorf("%s: %w; %s", where, err, check)
+		return fmt.Errorf("%s: %w; %s", where, ErrSilent, check)
 	case errors.Is(err, ErrNoise):
 		return fmt.Errorf("%s: %w: wrong speed or parity (it is %d baud, parity %s), noise, or two appliances at once; compare with the appliance's manual",
-			where, err, b.cfg.Baud, b.cfg.Parity)
+			where, ErrNoise, b.cfg.Baud, b.cfg.Parity)
 	case errors.Is(err, errUnsteady):
 		return fmt.Errorf("%s: %w; look for noise, or for two appliances with one address", where, err)
 	default:

@@ -56,7 +56,7 @@ func TestAsk(t *testing.T) {
 		{"at once", []burst{{1 * ms, good}}, nil, 3 * ms, 4 * ms, false},
 		{"in the last moment", []burst{{104 * ms, good}}, nil, 106 * ms, 107 * ms, false},
 		{"too late", []burst{{105 * ms, good}}, ErrSilent, 106 * ms, 140 * ms, true},
-		{"never", nil, ErrSilent, 106 * ms, 107 * ms + 20*ms, true},
+		{"never", nil, ErrSilent, 106 * ms, 107*ms + 20*ms, true},
 		{"a gap of 40 ms inside", []burst{{5 * ms, good[:3]}, {45 * ms, good[3:]}}, nil, 47 * ms, 48 * ms, false},
 		{"one byte a time, slowly", byteWise(good, 20*ms), nil, 140 * ms, 145 * ms, false},
 		{"the gap is longer than a frame may take", []burst{{5 * ms, good[:3]}, {300 * ms, good[3:]}}, ErrNoise, 190 * ms, 600 * ms, true},

@@ -44,6 +44,15 @@ func (o *outcome) settle() {
 	}
 }
 
+// ending is the last status of a registration without an assignment: the
+// service's word, if it has ended the registration.
+func (o *outcome) ending() string {
+	if _, ended := errors.AsType[*provisioning.FailedError](o.err); ended {
+		return string(o.status)
+	}
+	return "not assigned"
+}
+
 // reporter shows registrations to a person or to a program. Its methods are
 // called from many goroutines.
 type reporter interface {
@@ -79,7 +88,7 @@ func (r *textReporter) progress(registrationID string, progress provisioning.Pro
 func (r *textReporter) end(o outcome) {
 	switch {
 	case o.err != nil:
-		r.status(o.registrationID, string(o.status))
+		r.status(o.registrationID, o.ending())
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		printRegistrationError(r.errOut, o.err)

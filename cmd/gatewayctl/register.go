@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -103,6 +104,8 @@ func (f registerFlags) check(cmd *cobra.Command) error {
 	switch {
 	case f.idScope == "":
 		return wrongUsage(cmd, "--id-scope is missing; it stands on the overview page of the provisioning service")
+	case strings.Contains(f.endpoint, "/"):
+		return wrongUsage(cmd, "--endpoint %q is a URL; give only the host, or host:port", f.endpoint)
 	case len(f.registrationIDs) == 0:
 		return wrongUsage(cmd, "--registration-id is missing")
 	case (f.deviceKeyFile == "") == (f.groupKeyFile == ""):
@@ -120,7 +123,8 @@ func (f registerFlags) check(cmd *cobra.Command) error {
 		if err := provisioning.CheckRegistrationID(id); err != nil {
 			return usageError{command: cmd.CommandPath(), err: err}
 		}
-		if slices.Contains(f.registrationIDs[:i], id) {
+		// The service takes IDs that differ only in case for one device.
+		if slices.ContainsFunc(f.registrationIDs[:i], func(other string) bool { return strings.EqualFold(id, other) }) {
 			return wrongUsage(cmd, "--registration-id %s is there twice", id)
 		}
 	}

@@ -17,7 +17,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 		// Two wrong letters still count as misspelt.
 		SuggestionsMinimumDistance: 2,
-		Args:          refuseUnknownCommand,
+		Args:                       refuseUnknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return wrongUsage(cmd, "which command? There are derive-key and register")
 		},

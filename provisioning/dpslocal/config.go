@@ -252,6 +252,9 @@ var (
 
 	// registrationIDPattern is the rule of dps-protocol 2.2.
 	registrationIDPattern = regexp.MustCompile(`^[A-Za-z0-9\-._:]{0,127}[A-Za-z0-9\-]$`)
+
+	// deviceIDPattern is what a hub takes; more punctuation than a registration ID.
+	deviceIDPattern = regexp.MustCompile(`^[A-Za-z0-9\-:.+%_#*?!(),=@$']{1,128}$`)
 )
 
 // validDNSName reports whether name consists of host name labels.

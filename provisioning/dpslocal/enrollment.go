@@ -104,6 +104,9 @@ func (e Enrollment) validate(linked []Hub) error {
 	if !registrationIDPattern.MatchString(e.ID) {
 		report("the ID must be 1 to 128 of letters, digits and -._: and end in a letter, a digit or a dash")
 	}
+	if e.DeviceID != "" && !deviceIDPattern.MatchString(e.DeviceID) {
+		report("device_id %q: a hub takes 1 to 128 of letters, digits and -:.+%%_#*?!(),=@$'", e.DeviceID)
+	}
 	if e.PrimaryKey != "" {
 		if _, err := decodeKey(string(e.PrimaryKey)); err != nil {
 			report("primary_key: %w", err)

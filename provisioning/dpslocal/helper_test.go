@@ -223,7 +223,7 @@ func request(kind CallKind, registrationID string) call {
 	}
 }
 
-// status is an answer's body as a client reads it.
+// statusBody is an answer's body as a client reads it.
 type statusBody struct {
 	OperationID       string `json:"operationId"`
 	Status            string `json:"status"`

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # gatewayd: make build, make lint, make test; `make help` lists the rest.
 
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
 FUZZTIME ?= 10s
 KILLS ?= 500
 

@@ -87,8 +87,9 @@ func (b *Bus) find(ctx context.Context, d driver, p *place) error {
 // recheck asks a known appliance whether it is still there, and from time to time whether it is still the same one
 // with the same firmware.
 func (b *Bus) recheck(ctx context.Context, d driver, p *place) error {
-	if time.Since(p.read) < b.cfg.Rescan {
-		return d.present(ctx, p.unit)
+	// Presence comes first in any case: at the rungs of the identity ladder silence is costly.
+	if err := d.present(ctx, p.unit); err != nil || time.Since(p.read) < b.cfg.Rescan {
+		return err
 	}
 	is, err := d.identify(ctx, p.unit)
 	if err != nil {

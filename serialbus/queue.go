@@ -78,6 +78,9 @@ func (b *Bus) applyAt(ctx context.Context, d driver, r *request) (Applied, error
 		return Applied{}, ErrNotFound
 	}
 	p := b.places[i]
+	if err := d.present(ctx, p.unit); err != nil {
+		return Applied{}, err
+	}
 	is, err := d.identify(ctx, p.unit)
 	if err != nil {
 		return Applied{}, err

@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serialbus_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/contoso/gatewayd/serialbus"
+	"github.com/contoso/gatewayd/serialbus/serialbustest"
+)
+
+// These tests run the whole package on real pseudo-terminals. They wait for events, not for times; the limit only ends
+// a test that hangs.
+const limit = 60 * time.Second
+
+var (
+	breakroom = serialbustest.Toaster{
+		RegistrationID: "breakroom499-contoso-tstrsd-007", Vendor: "Contoso", Model: "TSTRSD-007", Serial: "499",
+		Firmware: "12.0.2.5", Provisioning: "1.0.0.0",
+	}
+	mainbuilding = serialbustest.HeatPump{
+		Unit: 1, RegistrationID: "mainbuilding167-contoso-hpsd-088", Vendor: "Contoso", Model: "HPSD-088", Serial: "167",
+		Firmware: "12.0.2.5", Provisioning: "1.0.0.0",
+	}
+)
+
+func toasterIdentity() serialbus.Identity {
+	return serialbus.Identity{
+		RegistrationID: "breakroom499-contoso-tstrsd-007", Vendor: "Contoso", Model: "TSTRSD-007", Serial: "499",
+		Firmware: "12.0.2.5", Provisioning: "1.0.0.0", Source: serialbus.SourceALP,
+	}
+}
+
+func pumpIdentity() serialbus.Identity {
+	return serialbus.Identity{
+		RegistrationID: "mainbuilding167-contoso-hpsd-088", Vendor: "Contoso", Model: "HPSD-088", Serial: "167",
+		Firmware: "12.0.2.5", Provisioning: "1.0.0.0", Source: serialbus.SourceDeviceIdentification,
+	}
+}
+
+// running is a Bus at work and its events.
+type running struct {
+	*serialbus.Bus
+	events chan serialbus.Event
+}
+
+func runBus(t *testing.T, cfg serialbus.Config) *running {
+	t.Helper()
+	bus, err := serialbus.New(cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &running{bus, make(chan serialbus.Event, 1000)}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- bus.Run(ctx, func(e serialbus.Event) { r.events <- e }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run returned %v", err)
+		}
+	})
+	return r
+}
+
+// next returns the next event of that kind at that unit; others are skipped.
+func (r *running) next(t *testing.T, kind serialbus.EventKind, unit int) serialbus.Event {
+	t.Helper()
+	timeout := time.After(limit)
+	for {
+		select {
+		case e := <-r.events:
+			if e.Kind == kind && e.Unit == unit {
+				return e
+			}
+			t.Logf("meanwhile: %v %d %v", e.Kind, e.Unit, e.Err)
+		case <-timeout:
+			t.Fatalf("no %v at unit %d", kind, unit)
+		}
+	}
+}
+
+func lines[T any](t *testing.T, make func(T, ...serialbustest.Option) (*serialbustest.Line, error), what T, opts ...serialbustest.Option) *serialbustest.Line {
+	t.Helper()
+	l, err := make(what, opts...)
+	if err != nil {
+		t.Skipf("no pseudo-terminals here: %v", err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+func newToaster(t *testing.T, opts ...serialbustest.Option) *serialbustest.Line {
+	t.Helper()
+	return lines(t, serialbustest.NewToasterLine, breakroom, opts...)
+}
+
+func newPumps(t *testing.T, units []serialbustest.HeatPump, opts ...serialbustest.Option) *serialbustest.Line {
+	t.Helper()
+	return lines(t, serialbustest.NewModbusLine, units, opts...)
+}
+
+func toasterConfig(port string) serialbus.Config {
+	return serialbus.Config{Port: port, Driver: serialbus.DriverLine, Profile: "contoso-tstrsd-007"}
+}
+
+func pumpConfig(port string, units ...byte) serialbus.Config {
+	return serialbus.Config{Port: port, Driver: serialbus.DriverModbusRTU, Profile: "contoso-hpsd-088", Units: units}
+}
+
+func desired(pairs ...string) map[string]json.RawMessage {
+	all := make(map[string]json.RawMessage)
+	for i := 0; i < len(pairs); i += 2 {
+		all[pairs[i]] = json.RawMessage(pairs[i+1])
+	}
+	return all
+}
+
+func TestToasterOnAPTY(t *testing.T) {
+	t.Parallel()
+	l := newToaster(t)
+	bus := runBus(t, toasterConfig(l.Path()))
+	if diff := cmp.Diff(toasterIdentity(), bus.next(t, serialbus.Found, 0).Identity); diff != "" {
+		t.Error(diff)
+	}
+	settings := serialbus.Settings{
+		AssignedHub: "contoso-toasters-hub-1098.azure-devices.net", DeviceID: "breakroom499-contoso-tstrsd-007",
+		Desired: desired("state", `"ready"`, "darknessSetting", `"medium"`, "colour", `"red"`), Payload: json.RawMessage(`{"property1":"value1"}`),
+	}
+	for _, wrote := range []bool{true, false} {
+		got, err := bus.Apply(t.Context(), 0, settings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := serialbus.Applied{
+			Reported: desired("state", `"ready"`, "darknessSetting", `"medium"`), Unmapped: []string{"colour"}, Wrote: wrote,
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	wantHeld := map[string]string{
+		"state": "ready", "darknessSetting": "medium", "assignedHub": settings.AssignedHub, "deviceId": settings.DeviceID,
+		"payload": `{"property1":"value1"}`,
+	}
+	if diff := cmp.Diff(wantHeld, l.Settings(0)); diff != "" {
+		t.Error(diff)
+	}
+	if l.Writes(0) != 1 {
+		t.Errorf("%d writes, want 1", l.Writes(0))
+	}
+}
+
+func TestHeatPumpsOnAPTY(t *testing.T) {
+	t.Parallel()
+	second, old := mainbuilding, mainbuilding
+	second.Unit, second.RegistrationID = 32, "" // it cannot name itself
+	old.Unit, old.Old = 7, true
+	l := newPumps(t, []serialbustest.HeatPump{mainbuilding, second, old})
+	bus := runBus(t, pumpConfig(l.Path(), 1, 2, 7, 32))
+	if diff := cmp.Diff(pumpIdentity(), bus.next(t, serialbus.Found, 1).Identity); diff != "" {
+		t.Error(diff)
+	}
+	if e := bus.next(t, serialbus.Lost, 2); !errors.Is(e.Err, serialbus.ErrSilent) {
+		t.Errorf("unit 2: %v", e.Err)
+	}
+	wantOld := serialbus.Identity{Model: "Contoso-HPSD-088-12.0.2.5", Source: serialbus.SourceServerID}
+	if diff := cmp.Diff(wantOld, bus.next(t, serialbus.Found, 7).Identity); diff != "" {
+		t.Error(diff)
+	}
+	nameless := pumpIdentity()
+	nameless.RegistrationID = ""
+	if diff := cmp.Diff(nameless, bus.next(t, serialbus.Found, 32).Identity); diff != "" {
+		t.Error(diff)
+	}
+
+	settings := serialbus.Settings{AssignedHub: "hub", Desired: desired("state", `"on"`, "temperatureSetting", `"65"`)}
+	for _, wrote := range []bool{true, false} {
+		got, err := bus.Apply(t.Context(), 1, settings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(serialbus.Applied{Reported: settings.Desired, Wrote: wrote}, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if diff := cmp.Diff(map[string]string{"state": "on", "temperatureSetting": "65"}, l.Settings(1)); diff != "" {
+		t.Error(diff)
+	}
+	if l.Writes(1) != 2 || l.Writes(32) != 0 {
+		t.Errorf("%d and %d writes, want 2 and 0", l.Writes(1), l.Writes(32))
+	}
+}
+
+// TestNoiseOnAPTY: random bytes give words, and Run goes on.
+func TestNoiseOnAPTY(t *testing.T) {
+	t.Parallel()
+	for name, cfg := range map[string]serialbus.Config{"line": toasterConfig(""), "modbus": pumpConfig("", 1)} {
+		t.Run(name, func(t *testing.T) {
+			l, err := serialbustest.NewNoiseLine()
+			if err != nil {
+				t.Skipf("no pseudo-terminals here: %v", err)
+			}
+			t.Cleanup(func() { _ = l.Close() })
+			cfg.Port = l.Path()
+			bus := runBus(t, cfg)
+			if e := bus.next(t, serialbus.Lost, len(cfg.Units)); !errors.Is(e.Err, serialbus.ErrNoise) {
+				t.Errorf("got %v", e.Err)
+			}
+			l.Unplug()
+			if _, err := bus.Apply(t.Context(), len(cfg.Units), serialbus.Settings{}); err == nil {
+				t.Error("noise took settings")
+			}
+		})
+	}
+}
+
+func TestWrongSpeedOnAPTY(t *testing.T) {
+	t.Parallel()
+	l := newPumps(t, []serialbustest.HeatPump{mainbuilding}, serialbustest.WithBaud(9600))
+	bus := runBus(t, pumpConfig(l.Path(), 1))
+	if e := bus.next(t, serialbus.Lost, 1); !errors.Is(e.Err, serialbus.ErrNoise) {
+		t.Errorf("got %v", e.Err)
+	}
+}
+
+// TestFaultsOnAPTY: lost, damaged and foreign replies and an echo do not keep an appliance from being found and set.
+func TestFaultsOnAPTY(t *testing.T) {
+	t.Parallel()
+	everyFourth := func(fault serialbustest.Fault) serialbustest.Option {
+		return serialbustest.WithFault(func(_, n int) serialbustest.Fault {
+			if n%4 == 2 {
+				return fault
+			}
+			return serialbustest.FaultNone
+		})
+	}
+	for _, tc := range []struct {
+		name   string
+		option serialbustest.Option
+	}{
+		{"silence", everyFourth(serialbustest.FaultSilence)},
+		{"corrupt", everyFourth(serialbustest.FaultCorrupt)},
+		{"foreign", everyFourth(serialbustest.FaultForeign)},
+		{"cut", everyFourth(serialbustest.FaultCut)},
+		{"echo", serialbustest.WithEcho()},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Run("modbus", func(t *testing.T) {
+				t.Parallel()
+				l := newPumps(t, []serialbustest.HeatPump{mainbuilding}, tc.option)
+				cfg := pumpConfig(l.Path(), 1)
+				cfg.Rescan = time.Second
+				bus := runBus(t, cfg)
+				if diff := cmp.Diff(pumpIdentity(), bus.next(t, serialbus.Found, 1).Identity); diff != "" {
+					t.Error(diff)
+				}
+				mustApply(t, bus, 1, desired("state", `"on"`, "temperatureSetting", `65`))
+			})
+			t.Run("line", func(t *testing.T) {
+				t.Parallel()
+				l := newToaster(t, tc.option)
+				cfg := toasterConfig(l.Path())
+				cfg.Rescan = time.Second
+				bus := runBus(t, cfg)
+				if diff := cmp.Diff(toasterIdentity(), bus.next(t, serialbus.Found, 0).Identity); diff != "" {
+					t.Error(diff)
+				}
+				mustApply(t, bus, 0, desired("state", `"ready"`, "darknessSetting", `"dark"`))
+			})
+		})
+	}
+}
+
+// mustApply applies until it works, as the gateway does.
+func mustApply(t *testing.T, bus *running, unit int, want map[string]json.RawMessage) {
+	t.Helper()
+	var err error
+	for range 5 {
+		var got serialbus.Applied
+		if got, err = bus.Apply(t.Context(), unit, serialbus.Settings{Desired: want}); err == nil {
+			if diff := cmp.Diff(want, got.Reported); diff != "" {
+				t.Error(diff)
+			}
+			return
+		}
+	}
+	t.Errorf("it was never applied: %v", err)
+}
+
+// TestUnplugAndReplugOnAPTY: the stable name stays, the device behind it is a new one.
+func TestUnplugAndReplugOnAPTY(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "usb-adapter")
+	plug := func() *serialbustest.Line {
+		l := newToaster(t)
+		if err := os.Symlink(l.Path(), name); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	l := plug()
+	cfg := toasterConfig(name)
+	cfg.Recheck = 50 * time.Millisecond
+	bus := runBus(t, cfg)
+	bus.next(t, serialbus.Found, 0)
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	l.Unplug()
+	if e := bus.next(t, serialbus.Lost, 0); !errors.Is(e.Err, serialbus.ErrUnplugged) || e.Identity != toasterIdentity() {
+		t.Errorf("got %+v", e)
+	}
+	if e := bus.next(t, serialbus.LineDown, 0); !errors.Is(e.Err, serialbus.ErrUnplugged) {
+		t.Errorf("got %v", e.Err)
+	}
+	if e := bus.next(t, serialbus.LineDown, 0); !errors.Is(e.Err, serialbus.ErrNoPort) {
+		t.Errorf("got %v", e.Err)
+	}
+	plug()
+	bus.next(t, serialbus.LineUp, 0)
+	bus.next(t, serialbus.Found, 0)
+}
+
+func TestSwitchedOffAndUpdatedOnAPTY(t *testing.T) {
+	t.Parallel()
+	l := newPumps(t, []serialbustest.HeatPump{mainbuilding})
+	cfg := pumpConfig(l.Path(), 1)
+	cfg.Recheck, cfg.Rescan, cfg.ReplyTimeout = 20*time.Millisecond, 100*time.Millisecond, 200*time.Millisecond
+	bus := runBus(t, cfg)
+	bus.next(t, serialbus.Found, 1)
+	l.Power(1, false)
+	if e := bus.next(t, serialbus.Lost, 1); !errors.Is(e.Err, serialbus.ErrSilent) {
+		t.Errorf("got %v", e.Err)
+	}
+	l.Power(1, true)
+	bus.next(t, serialbus.Found, 1)
+	l.SetFirmware(1, "13.0.0.0")
+	if e := bus.next(t, serialbus.Lost, 1); !errors.Is(e.Err, serialbus.ErrChanged) {
+		t.Errorf("got %v", e.Err)
+	}
+	if e := bus.next(t, serialbus.Found, 1); e.Identity.Firmware != "13.0.0.0" {
+		t.Errorf("got %+v", e.Identity)
+	}
+}
+
+// BenchmarkBuilding is 64 toasters and 8 lines of 32 heat pumps in one process, from nothing to all found.
+func BenchmarkBuilding(b *testing.B) {
+	for b.Loop() {
+		building(b)
+	}
+}
+
+func building(b *testing.B) {
+	ctx, cancel := context.WithCancel(b.Context())
+	found, ended := make(chan struct{}, 1000), make(chan error, 100)
+	start := func(l *serialbustest.Line, err error, cfg serialbus.Config) func() {
+		if err != nil {
+			b.Fatal(err)
+		}
+		cfg.Port = l.Path()
+		bus, err := serialbus.New(cfg, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		go func() {
+			ended <- bus.Run(ctx, func(e serialbus.Event) {
+				if e.Kind == serialbus.Found {
+					found <- struct{}{}
+				}
+			})
+		}()
+		return func() { _ = l.Close() }
+	}
+	const toasters, buses, units = 64, 8, 32
+	for range toasters {
+		l, err := serialbustest.NewToasterLine(breakroom)
+		defer start(l, err, toasterConfig(""))()
+	}
+	for n := range buses {
+		var pumps []serialbustest.HeatPump
+		var addresses []byte
+		for u := range byte(units) {
+			p := mainbuilding
+			p.Unit, p.RegistrationID = u+1, fmt.Sprintf("main%d-%d-contoso-hpsd-088", n, u+1)
+			pumps, addresses = append(pumps, p), append(addresses, u+1)
+		}
+		l, err := serialbustest.NewModbusLine(pumps)
+		defer start(l, err, pumpConfig("", addresses...))()
+	}
+	for range toasters + buses*units {
+		<-found
+	}
+	cancel()
+	for range toasters + buses {
+		if err := <-ended; err != nil {
+			b.Error(err)
+		}
+	}
+}

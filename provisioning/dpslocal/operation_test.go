@@ -22,7 +22,7 @@ var masks = []struct {
 }{
 	{regexp.MustCompile(`5\.[0-9a-f]{16}\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`), "OPERATION"},
 	{regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`), "GUID"},
-	{regexp.MustCompile(`"etag":"Ij[A-Za-z0-9+/]{49}="`), `"etag":"QUOTED-GUID"`},
+	{regexp.MustCompile(`"etag":"I[jm][A-Za-z0-9+/]{49}="`), `"etag":"QUOTED-GUID"`},
 }
 
 func mask(document []byte) []byte {

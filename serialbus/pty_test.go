@@ -259,7 +259,7 @@ func TestFaultsOnAPTY(t *testing.T) {
 				t.Parallel()
 				l := newPumps(t, []serialbustest.HeatPump{mainbuilding}, tc.option)
 				cfg := pumpConfig(l.Path(), 1)
-				cfg.Rescan = time.Second
+				cfg.Rescan, cfg.ReplyTimeout = time.Second, 250*time.Millisecond
 				bus := runBus(t, cfg)
 				if diff := cmp.Diff(pumpIdentity(), bus.next(t, serialbus.Found, 1).Identity); diff != "" {
 					t.Error(diff)
@@ -270,7 +270,7 @@ func TestFaultsOnAPTY(t *testing.T) {
 				t.Parallel()
 				l := newToaster(t, tc.option)
 				cfg := toasterConfig(l.Path())
-				cfg.Rescan = time.Second
+				cfg.Rescan, cfg.ReplyTimeout = time.Second, 250*time.Millisecond
 				bus := runBus(t, cfg)
 				if diff := cmp.Diff(toasterIdentity(), bus.next(t, serialbus.Found, 0).Identity); diff != "" {
 					t.Error(diff)

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serialbustest
+
+import (
+	"encoding/json"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// members returns the message of a line as a value, nil for no line, and checks its trailer.
+func members(t *testing.T, line string) any {
+	t.Helper()
+	if line == "" {
+		return nil
+	}
+	message := line[:len(line)-9]
+	if trailer([]byte(message)) != line[len(message):] {
+		t.Fatalf("wrong trailer: %s", line)
+	}
+	var value any
+	if err := json.Unmarshal([]byte(message), &value); err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+// openRaw opens a line as a master would, at a speed.
+func openRaw(t *testing.T, l *Line, baud uint32) *os.File {
+	t.Helper()
+	fd, err := unix.Open(l.Path(), unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings, err := unix.IoctlGetTermios(fd, unix.TCGETS2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings.Cflag = settings.Cflag&^unix.CBAUD | unix.BOTHER
+	settings.Ispeed, settings.Ospeed = baud, baud
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS2, settings); err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), l.Path())
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// exchangeRaw sends a request and reads n bytes.
+func exchangeRaw(t *testing.T, f *os.File, request []byte, n int) []byte {
+	t.Helper()
+	if _, err := f.Write(request); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	buf := make([]byte, 256)
+	for len(got) < n {
+		k, err := f.Read(buf)
+		if err != nil {
+			t.Fatalf("after %d of %d bytes: %v", len(got), n, err)
+		}
+		got = append(got, buf[:k]...)
+	}
+	return got
+}
+
+func newLine(t *testing.T, opts ...Option) *Line {
+	t.Helper()
+	l, err := NewModbusLine([]HeatPump{{Unit: 1, Vendor: "Contoso", Model: "HPSD-088", Firmware: "12.0.2.5"}}, opts...)
+	if err != nil {
+		t.Skipf("no pseudo-terminals here: %v", err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// TestPacing: a reply takes at least as long as its bytes and those of the request do at the speed of the port.
+func TestPacing(t *testing.T) {
+	l := newLine(t)
+	f := openRaw(t, l, 2400)
+	start := time.Now()
+	reply := exchangeRaw(t, f, fromHex(t, "01 11 C0 2C"), 31)
+	const least = (4 + 31) * 11 * time.Second / 2400
+	if took := time.Since(start); took < least || len(reply) != 31 {
+		t.Errorf("%d bytes took %v, want at least %v", len(reply), took, least)
+	}
+}
+
+func TestWrongSpeedIsGarbage(t *testing.T) {
+	l := newLine(t, WithBaud(9600))
+	request := fromHex(t, "01 11 C0 2C")
+	if got := exchangeRaw(t, openRaw(t, l, 19200), request, 4); checksum(got) == 0 {
+		t.Errorf("at the wrong speed: % X", got)
+	}
+	if got := exchangeRaw(t, openRaw(t, l, 9600), request, 31); checksum(got) != 0 {
+		t.Errorf("at the right speed: % X", got)
+	}
+}
+
+// TestExclusiveIsForgotten: a port whose owner was killed can be opened by others again, as a real one.
+func TestExclusiveIsForgotten(t *testing.T) {
+	l := newLine(t)
+	if l.tty.closes == nil {
+		t.Skip("this system has no inotify instance to spare")
+	}
+	f := openRaw(t, l, 9600)
+	if err := unix.IoctlSetInt(int(f.Fd()), unix.TIOCEXCL, 0); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	slave := int(l.tty.slave.Fd())
+	for end := time.Now().Add(time.Minute); ; {
+		exclusive, err := unix.IoctlGetInt(slave, unix.TIOCGEXCL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if exclusive == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the port stays exclusive")
+		}
+		time.Sleep(time.Millisecond) // the kernel tells by an event that a test cannot wait for
+	}
+}
+
+func TestUnplugAndCloseTwice(t *testing.T) {
+	l := newLine(t)
+	f := openRaw(t, l, 9600)
+	l.Unplug()
+	l.Unplug()
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.Write([]byte("x")); err == nil {
+		t.Error("the port still takes bytes")
+	}
+}
+
+func TestSettings(t *testing.T) {
+	l := newLine(t)
+	if l.Settings(9) != nil || l.Writes(9) != 0 {
+		t.Error("a unit that is not there has settings")
+	}
+	got := l.Settings(1)
+	if got["state"] != "off" || got["temperatureSetting"] != "60" {
+		t.Errorf("got %v", got)
+	}
+}
+
+// FuzzAppliances: no bytes make a simulated appliance panic, or hold more than a request.
+func FuzzAppliances(f *testing.F) {
+	f.Add([]byte("\x01\x10\x00\x64\x00\x01\x02\x00\x01\xff"), uint8(1))
+	f.Add([]byte("\x01\x2b\x0e\x01\x00\x70\x77"), uint8(2))
+	f.Add([]byte("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"identify\"}*2F104B70\n"), uint8(9))
+	f.Fuzz(func(t *testing.T, data []byte, step uint8) {
+		modbus := &modbusLine{pumps: map[byte]*pump{1: {HeatPump: HeatPump{Unit: 1}}}}
+		toast := &toaster{}
+		for len(data) > 0 {
+			n := min(len(data), int(step)+1)
+			modbus.receive(data[:n])
+			toast.receive(data[:n])
+			data = data[n:]
+			if len(modbus.buf) > 256 || len(toast.buf) > 2*toasterMaxLine {
+				t.Fatalf("they hold %d and %d bytes", len(modbus.buf), len(toast.buf))
+			}
+		}
+	})
+}
+
+func TestNewModbusLineRefuses(t *testing.T) {
+	for name, units := range map[string][]HeatPump{
+		"unit 0":      {{Unit: 0}},
+		"unit 248":    {{Unit: 248}},
+		"unit twice":  {{Unit: 1}, {Unit: 1}},
+		"a long text": {{Unit: 1, Serial: string(make([]byte, 201))}},
+	} {
+		if l, err := NewModbusLine(units); err == nil {
+			_ = l.Close()
+			t.Errorf("%s was taken", name)
+		}
+	}
+}

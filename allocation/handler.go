@@ -78,10 +78,11 @@ func NewHandler(cfg Config) *Handler {
 	return h
 }
 
-// SetKeys puts keys in the place of the ones that were valid until now. An empty
-// list is refused and the old keys stay: it would open a webhook that was locked.
+// SetKeys puts keys in the place of the ones that were valid until now. Where
+// there were keys an empty list is refused and the old ones stay: it would open
+// a webhook that was locked.
 func (h *Handler) SetKeys(keys []FunctionKey) error {
-	if len(keys) == 0 {
+	if len(keys) == 0 && len(*h.keys.Load()) > 0 {
 		return errors.New("setting function keys: the list is empty; the old keys stay in force")
 	}
 	keys = slices.Clone(keys)

@@ -225,6 +225,14 @@ func TestSetKeys(t *testing.T) {
 	}
 }
 
+// TestSetNoKeysOnAnOpenWebhook: a reload of a webhook without keys is no error.
+func TestSetNoKeysOnAnOpenWebhook(t *testing.T) {
+	t.Parallel()
+	if err := NewHandler(Config{Policy: Tutorial()}).SetKeys(nil); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestSetKeysWhileServing gives the race detector something to look at.
 func TestSetKeysWhileServing(t *testing.T) {
 	t.Parallel()

@@ -268,21 +268,23 @@ func (a *appliance) update(ctx context.Context, change func(*record)) bool {
 	return saved
 }
 
-// logState says each change of state once, with the trouble that comes with it.
+// logState says each change of state once, with what belongs to it.
 func (a *appliance) logState(before, after State) {
 	a.mu.Lock()
-	trouble := a.rec.Error
+	trouble, assigned := a.rec.Error, a.rec.Assignment
 	a.mu.Unlock()
-	if trouble == nil {
-		a.log.Info("appliance "+string(after), "was", before)
-		return
+	level, words := slog.LevelInfo, []any{"was", before}
+	if after == StateAssigned && assigned != nil {
+		words = append(words, "hub", assigned.AssignedHub, "device_id", assigned.DeviceID, "substatus", assigned.Substatus)
 	}
-	level := slog.LevelWarn
+	if trouble != nil {
+		level = slog.LevelWarn
+		words = append(words, "verdict", trouble.Verdict, "owner", trouble.Owner, "next", trouble.Next)
+	}
 	if after == StateRefused || after == StateConflict || after == StateDisabled {
-		level = slog.LevelError
+		level = slog.LevelError // a person must act
 	}
-	a.log.Log(context.Background(), level, "appliance "+string(after), "was", before,
-		"verdict", trouble.Verdict, "owner", trouble.Owner, "next", trouble.Next)
+	a.log.Log(context.Background(), level, "appliance "+string(after), words...)
 }
 
 // deviceKeys derives the appliance's keys; the primary signs.

@@ -142,7 +142,7 @@ func (t lineTask) Run(ctx context.Context) error {
 }
 
 func (g *Gateway) addLine(cfg config.Bus) error {
-	serial, err := serialbus.New(cfg.Line, g.log)
+	serial, err := serialbus.New(cfg.Line, g.log.With("bus", cfg.Line.Name))
 	if err != nil {
 		return fmt.Errorf("preparing bus %q: %w", cfg.Line.Name, err)
 	}

@@ -79,8 +79,10 @@ var errNotSaved = errors.New("the state could not be saved")
 
 // observe takes in a step of the attempt before the client acts on it.
 func (a *appliance) observe(ctx context.Context, p provisioning.Progress) error {
+	begun := false
 	saved := a.update(ctx, func(r *record) {
 		g := r.Registration
+		begun = p.OperationID != "" && g.OperationID != p.OperationID
 		g.OperationID = p.OperationID
 		if p.Step == provisioning.StepThrottled {
 			g.NextAttempt = time.Now().Add(p.Wait)
@@ -99,6 +101,9 @@ func (a *appliance) observe(ctx context.Context, p provisioning.Progress) error 
 	if !saved {
 		return errNotSaved
 	}
+	if begun {
+		a.log.Info("registration begun", "operation_id", p.OperationID)
+	}
 	return nil
 }
 
@@ -114,7 +119,6 @@ func (a *appliance) assigned(ctx context.Context, result provisioning.Assignment
 		r.State, r.Error = StateAssigned, nil
 		a.facts.version = 0
 	})
-	a.log.Info("assignment received", "hub", result.AssignedHub, "device_id", result.DeviceID, "substatus", result.Substatus)
 }
 
 // failed turns the end of an attempt into a state and the time of the next.

@@ -80,10 +80,8 @@ func (s *supervisor) start(a *appliance) {
 func (s *supervisor) heard(ctx context.Context, l *line, event serialbus.Event) {
 	log := s.world.log.With("bus", l.Line.Name, "port", l.Line.Port)
 	switch event.Kind {
-	case serialbus.LineUp:
-		log.Info("serial line open")
+	case serialbus.LineUp: // the bus has logged it, as it has a line that goes down
 	case serialbus.LineDown:
-		log.Warn("serial line down", "err", event.Err)
 		for _, at := range s.spotsOn(l) {
 			s.lost(ctx, at)
 		}

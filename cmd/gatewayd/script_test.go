@@ -52,7 +52,7 @@ func scriptSite(ts *testscript.TestScript, neg bool, args []string) {
 	var err error
 	w.webhook, err = freeAddress()
 	ts.Check(err)
-	service, stop, err := startDPS(dir+"/dpslocal", w.webhook, slices.Contains(args, "strict"))
+	service, stop, err := startDPS(dir+"/dpslocal", w.webhook, slices.Contains(args, "strict"), dpslocal.Options{})
 	ts.Check(err)
 	w.service = service
 	ts.Defer(stop)

@@ -31,8 +31,10 @@ const (
 )
 
 // startDPS runs a local DPS whose enrollment group asks the webhook at the
-// given address. It stops when stop is called.
-func startDPS(dir, webhook string, strict bool) (service *dpslocal.Server, stop func(), err error) {
+// given address. It stops when stop is called. options add to what it needs.
+func startDPS(dir, webhook string, strict bool, options dpslocal.Options) (service *dpslocal.Server, stop func(), err error) {
+	options.Dir, options.HTTPS, options.MQTT = dir, "127.0.0.1:0", "127.0.0.1:0"
+	options.Logger = slog.New(slog.DiscardHandler)
 	service, err = dpslocal.New(dpslocal.Config{
 		IDScope: idScope, Name: "contoso-provisioning-service-1098", Strict: strict,
 		Hubs: []dpslocal.Hub{{Name: toasterHub}, {Name: heatPumpHub}},
@@ -40,7 +42,7 @@ func startDPS(dir, webhook string, strict bool) (service *dpslocal.Server, stop 
 			ID: groupID, AllocationPolicy: "custom", Hubs: []string{toasterHub, heatPumpHub},
 			WebhookURL: dpslocal.Secret("http://" + webhook + "/api/HttpTrigger1?code=" + functionKey),
 		}},
-	}, dpslocal.Options{Dir: dir, HTTPS: "127.0.0.1:0", MQTT: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler)})
+	}, options)
 	if err != nil {
 		return nil, nil, err
 	}

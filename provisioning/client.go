@@ -12,6 +12,7 @@ import (
 	"math"
 	"net"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -155,7 +156,8 @@ func splitEndpoint(endpoint string) (host, port string, err error) {
 	if split, number, err := net.SplitHostPort(endpoint); err == nil {
 		host, port = split, number
 	}
-	if !isHostName(host) && net.ParseIP(host) == nil {
+	_, badPort := strconv.ParseUint(port, 10, 16)
+	if port != "" && badPort != nil || !isHostName(host) && net.ParseIP(host) == nil {
 		return "", "", fmt.Errorf("provisioning: endpoint %q is neither host nor host:port, such as global.azure-devices-provisioning.net", endpoint)
 	}
 	return host, port, nil

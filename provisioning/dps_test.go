@@ -277,3 +277,16 @@ func vectors(t *testing.T, v any) {
 		t.Fatal(err)
 	}
 }
+
+// refuseWith answers every CONNECT with a code.
+func refuseWith(code int) func(*mqttrpctest.Client) int {
+	return func(*mqttrpctest.Client) int { return code }
+}
+
+// notePassword takes every CONNECT and passes its password on.
+func notePassword(note func(string)) func(*mqttrpctest.Client) int {
+	return func(c *mqttrpctest.Client) int {
+		note(c.Password)
+		return 0
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,6 +27,7 @@ type bench struct {
 	told   []string
 	wire   *wire // what the next open gives
 	openAs error // or this error
+	port   port  // if not nil, what the next open gives instead of the wire
 	opens  []time.Time
 	unit   speaker // who is on the line
 }
@@ -99,7 +101,16 @@ func (b *bench) open() (port, error) {
 	if b.openAs != nil {
 		return nil, b.openAs
 	}
+	if b.port != nil {
+		return b.port, nil
+	}
 	return b.wire, nil
+}
+
+func (b *bench) opened() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.opens)
 }
 
 func (b *bench) hear(e Event) {
@@ -269,16 +280,17 @@ func TestHungPortIsNotOpenedTwice(t *testing.T) {
 		b := run(t, silent, nil)
 		b.after(2 * time.Second)
 		free := make(chan struct{})
-		hung := &hungWire{wire: b.wire, free: free}
-		b.bus.open = func() (port, error) { b.opens = append(b.opens, time.Now()); return hung, nil }
+		b.mu.Lock()
+		b.port = &hungWire{wire: b.wire, free: free}
+		b.mu.Unlock()
 		b.wire.cut()
 		b.after(time.Hour)
-		if n := len(b.opens); n != 2 {
+		if n := b.opened(); n != 2 {
 			t.Errorf("%d opens, want the first and one that hung", n)
 		}
 		close(free)
 		b.after(time.Minute)
-		if n := len(b.opens); n < 3 {
+		if n := b.opened(); n < 3 {
 			t.Errorf("%d opens after it came back", n)
 		}
 	})
@@ -380,9 +392,9 @@ func TestSilentUnitsDoNotStarveTheOthers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		alive := true
+		var gone atomic.Bool
 		w := &wire{answer: func(request []byte) []burst {
-			if request[0] != 200 || !alive {
+			if request[0] != 200 || gone.Load() {
 				return nil
 			}
 			if request[1] != fcReadRegisters {
@@ -397,7 +409,7 @@ func TestSilentUnitsDoNotStarveTheOthers(t *testing.T) {
 		if found := strings.Count(strings.Join(first, "\n"), "found"); found != 1 || len(first) != 1+247 {
 			t.Errorf("%d found, %d events", found, len(first))
 		}
-		alive = false
+		gone.Store(true)
 		expect(t, "gone", b.after(3*DefaultRecheck+3*time.Second), []string{"lost: nobody answered"})
 	})
 }

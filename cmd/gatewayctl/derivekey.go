@@ -13,10 +13,11 @@ import (
 // deriveKeyFlags are the flags of derive-key.
 type deriveKeyFlags struct {
 	registrationID string
-	groupKeyFile   string
-	key            string
+	groupKeyFile   string // a path, or empty
+	key            string // the secret itself; empty when it comes from elsewhere
 }
 
+// newDeriveKeyCommand builds derive-key.
 func newDeriveKeyCommand() *cobra.Command {
 	var flags deriveKeyFlags
 	cmd := &cobra.Command{
@@ -38,6 +39,7 @@ Without --group-key-file the group key is read from standard input.`,
 	return cmd
 }
 
+// run prints the derived key, the one secret that this program ever shows.
 func (f deriveKeyFlags) run(cmd *cobra.Command) error {
 	if f.registrationID == "" {
 		return wrongUsage(cmd, "--registration-id is missing")
@@ -56,6 +58,8 @@ func (f deriveKeyFlags) run(cmd *cobra.Command) error {
 	return err
 }
 
+// groupKey reads the group's key from wherever the flags say. Of a file with two
+// keys the primary counts, because devices sign with the key derived from it.
 func (f deriveKeyFlags) groupKey(cmd *cobra.Command) (provisioning.GroupKey, error) {
 	switch {
 	case f.key != "":

@@ -18,12 +18,14 @@ var errReported = errors.New("reported")
 
 // usageError says that the command line is wrong, and whose help to read.
 type usageError struct {
-	command string
+	command string // the words up to the command, such as "gatewayctl register"
 	err     error
 }
 
+// Error gives the message without the command.
 func (e usageError) Error() string { return e.err.Error() }
 
+// Unwrap gives what is wrong.
 func (e usageError) Unwrap() error { return e.err }
 
 // wrongUsage makes a usageError for cmd from words.
@@ -38,7 +40,9 @@ func printRegistrationError(w io.Writer, err error) {
 	fmt.Fprintf(w, "gatewayctl: %v\n  %s (%s)\n  Next: %s\n", err, diagnosis.Verdict, diagnosis.Owner, diagnosis.Next)
 }
 
-// printError shows why a command could not do its work at all.
+// printError shows why a command could not do its work at all. Such errors come
+// from files and keys on this machine, so the next step is found here and not
+// in the diagnosis of a registration.
 func printError(w io.Writer, err error) {
 	fmt.Fprintln(w, "gatewayctl:", err)
 	_, isPath := errors.AsType[*fs.PathError](err)

@@ -20,14 +20,17 @@ import (
 	"syscall"
 )
 
+// The exit statuses, for scripts.
 const (
 	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
+	exitFailed = 1 // at least one thing that was asked for did not happen
+	exitUsage  = 2 // nothing was tried: the command line is wrong
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
+// run is main without the process around it. The first SIGINT or SIGTERM ends
+// registrations in an orderly way; their operations go on at the service.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

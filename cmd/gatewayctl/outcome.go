@@ -16,10 +16,10 @@ import (
 // outcome is what became of one registration.
 type outcome struct {
 	registrationID string
-	status         provisioning.Status // the last one that the service told
-	operationID    string
-	assignment     provisioning.Assignment
-	elapsed        time.Duration
+	status         provisioning.Status     // the last one that the service told
+	operationID    string                  // empty until the service gave one
+	assignment     provisioning.Assignment // zero unless err is nil
+	elapsed        time.Duration           // from the first request to the end, waits included
 	err            error
 }
 
@@ -56,8 +56,11 @@ func (o *outcome) ending() string {
 // reporter shows registrations to a person or to a program. Its methods are
 // called from many goroutines.
 type reporter interface {
+	// begin is called once for each device, before anything is sent.
 	begin(registrationID string)
+	// progress is called for every step, before it is taken.
 	progress(registrationID string, progress provisioning.Progress)
+	// end is called once for each device, with everything that is known.
 	end(outcome outcome)
 }
 
@@ -65,17 +68,19 @@ type reporter interface {
 // several as lines that each name their device.
 type textReporter struct {
 	out, errOut io.Writer
-	many        bool
+	many        bool // more than one device
 
 	mu sync.Mutex // keeps lines whole, and an error together
 }
 
+// begin announces a single device; of several, each line names its own.
 func (r *textReporter) begin(registrationID string) {
 	if !r.many {
 		r.printf("Registering %s\n\n", registrationID)
 	}
 }
 
+// progress prints the step, and how long it waits where that is news.
 func (r *textReporter) progress(registrationID string, progress provisioning.Progress) {
 	status := string(progress.Step)
 	switch progress.Step {
@@ -85,6 +90,7 @@ func (r *textReporter) progress(registrationID string, progress provisioning.Pro
 	r.status(registrationID, status)
 }
 
+// end prints the assignment in the words of the sample, or the error.
 func (r *textReporter) end(o outcome) {
 	switch {
 	case o.err != nil:
@@ -99,6 +105,7 @@ func (r *textReporter) end(o outcome) {
 	}
 }
 
+// status prints one status as it comes.
 func (r *textReporter) status(registrationID, status string) {
 	if r.many {
 		r.printf("%s: %s\n", registrationID, status)
@@ -107,6 +114,7 @@ func (r *textReporter) status(registrationID, status string) {
 	r.printf("Provisioning status: %s\n", status)
 }
 
+// printf writes to standard output as a whole.
 func (r *textReporter) printf(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -116,7 +124,7 @@ func (r *textReporter) printf(format string, args ...any) {
 // jsonReporter prints one object a line, when a registration has ended.
 type jsonReporter struct {
 	out, errOut io.Writer
-	mu          sync.Mutex
+	mu          sync.Mutex // keeps lines whole
 }
 
 // jsonOutcome is the object of -o json. Members are absent when unknown.
@@ -141,10 +149,14 @@ type jsonError struct {
 	Next    string `json:"next"`
 }
 
+// begin prints nothing: an object is complete or not there.
 func (r *jsonReporter) begin(string) {}
 
+// progress prints nothing, for the same reason.
 func (r *jsonReporter) progress(string, provisioning.Progress) {}
 
+// end prints the object, and an error to standard error as well, for the person
+// who watches.
 func (r *jsonReporter) end(o outcome) {
 	object := jsonOutcome{
 		RegistrationID: o.registrationID,

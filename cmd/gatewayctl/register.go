@@ -30,18 +30,19 @@ const maxConcurrency = 200
 
 // registerFlags are the flags of register.
 type registerFlags struct {
-	endpoint        string
-	idScope         string
-	registrationIDs []string
-	deviceKeyFile   string
+	endpoint        string   // host, or host:port
+	idScope         string   // which service instance
+	registrationIDs []string // in the order of the command line
+	deviceKeyFile   string   // exactly one of these two names a file
 	groupKeyFile    string
-	transport       string
-	payload         string
-	caFile          string
-	concurrency     int
-	output          string
+	transport       string // https or mqtt
+	payload         string // a JSON object, or empty for none
+	caFile          string // PEM roots beside the system's, or empty
+	concurrency     int    // 1 to maxConcurrency
+	output          string // text or json
 }
 
+// newRegisterCommand builds register.
 func newRegisterCommand() *cobra.Command {
 	var flags registerFlags
 	cmd := &cobra.Command{
@@ -71,6 +72,8 @@ waits that long for its allocation webhook.`,
 	return cmd
 }
 
+// run makes all registrations. Each one's error is shown when it happens, beside
+// its device, so that nothing is left to say but that there was one.
 func (f registerFlags) run(cmd *cobra.Command) error {
 	if err := f.check(cmd); err != nil {
 		return err
@@ -158,6 +161,8 @@ func (f registerFlags) keys() (func(registrationID string) []provisioning.Device
 	}, nil
 }
 
+// client makes the one client that all registrations share, as its budgets and
+// its pool of connections ask for.
 func (f registerFlags) client(roots *x509.CertPool) (*provisioning.Client, error) {
 	return provisioning.New(provisioning.Config{
 		Endpoint:           f.endpoint,
@@ -194,7 +199,7 @@ func loadRoots(file string) (*x509.CertPool, error) {
 // whether one failed.
 func (f registerFlags) registerAll(ctx context.Context, client *provisioning.Client, keys func(string) []provisioning.DeviceKey, show reporter) (failed bool) {
 	results := make(chan bool)
-	turns := make(chan struct{}, f.concurrency)
+	turns := make(chan struct{}, f.concurrency) // holds one entry for each that runs
 	var running sync.WaitGroup
 	go func() {
 		for _, id := range f.registrationIDs {
@@ -217,7 +222,9 @@ func (f registerFlags) registerAll(ctx context.Context, client *provisioning.Cli
 	return failed
 }
 
-// register makes one registration and shows it.
+// register makes one registration and shows it. Nothing is stored, so an attempt
+// that is cut off leaves no operation ID to resume by; registering again is
+// safe, since the service goes on with the same operation.
 func register(ctx context.Context, client *provisioning.Client, request provisioning.Request, show reporter) (ok bool) {
 	began := time.Now()
 	outcome := outcome{registrationID: request.RegistrationID, status: provisioning.StatusUnassigned}

@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// newRootCommand builds the command tree. Errors are shown by run alone: cobra
+// would print the whole help before a mistyped flag.
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "gatewayctl",

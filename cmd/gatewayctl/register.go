@@ -223,20 +223,20 @@ func (f registerFlags) registerAll(ctx context.Context, client *provisioning.Cli
 }
 
 // register makes one registration and shows it. Nothing is stored, so an attempt
-// that is cut off leaves no operation ID to resume by; registering again is
-// safe, since the service goes on with the same operation.
+// that is cut off leaves no operation ID to resume by. Registering again is safe:
+// the service goes on with the same operation, or asks to wait (dps-protocol 11.4).
 func register(ctx context.Context, client *provisioning.Client, request provisioning.Request, show reporter) (ok bool) {
 	began := time.Now()
-	outcome := outcome{registrationID: request.RegistrationID, status: provisioning.StatusUnassigned}
+	o := outcome{registrationID: request.RegistrationID, status: provisioning.StatusUnassigned}
 	request.Observe = func(progress provisioning.Progress) error {
-		outcome.observe(progress)
+		o.observe(progress)
 		show.progress(request.RegistrationID, progress)
 		return nil
 	}
 	show.begin(request.RegistrationID)
-	outcome.assignment, outcome.err = client.Register(ctx, request)
-	outcome.elapsed = time.Since(began)
-	outcome.settle()
-	show.end(outcome)
-	return outcome.err == nil
+	o.assignment, o.err = client.Register(ctx, request)
+	o.elapsed = time.Since(began)
+	o.settle()
+	show.end(o)
+	return o.err == nil
 }

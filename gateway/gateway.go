@@ -165,7 +165,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	side.Go(func() { g.watchReload(work) })
 
 	ended := make(chan error, 1)
-	go func() { ended <- runTasks(work, g.tasks, func() { g.notify.ready(Summary(g.Snapshot())) }) }()
+	go func() { ended <- runTasks(work, g.tasks, func() { g.notify.ready(g.summary()) }) }()
 
 	var err error
 	select {
@@ -241,6 +241,14 @@ func (g *Gateway) alive(ctx context.Context) error {
 	return g.store.ping(ctx)
 }
 
+// summary is the STATUS line.
+func (g *Gateway) summary() string {
+	if g.supervisor == nil {
+		return "no serial line configured; " + g.webhook.String()
+	}
+	return Summary(g.Snapshot())
+}
+
 // statusInterval keeps a busy start from flooding systemd.
 const statusInterval = time.Second
 
@@ -249,7 +257,7 @@ func (g *Gateway) watchStatus(ctx context.Context) {
 	said := ""
 	for {
 		changed := g.Changed()
-		if now := Summary(g.Snapshot()); g.supervisor != nil && now != said {
+		if now := g.summary(); now != said {
 			g.notify.status(now)
 			said = now
 		}

@@ -129,7 +129,10 @@ func capDescriptors() error {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return fmt.Errorf("reading the limit of open files: %w", err)
 	}
-	limit.Cur = min(limit.Cur, maxDescriptors)
+	if limit.Cur <= maxDescriptors {
+		return nil // the unit has set it, and forbids the call
+	}
+	limit.Cur = maxDescriptors
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return fmt.Errorf("setting the limit of open files: %w", err)
 	}

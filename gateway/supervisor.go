@@ -88,8 +88,13 @@ func (s *supervisor) heard(ctx context.Context, l *line, event serialbus.Event) 
 	case serialbus.Found:
 		s.found(ctx, spot{l, event.Unit}, event.Identity, log.With("unit", event.Unit))
 	case serialbus.Lost:
-		log.Warn("appliance does not answer", "unit", event.Unit, "err", event.Err)
-		s.lost(ctx, spot{l, event.Unit})
+		at := spot{l, event.Unit}
+		level := slog.LevelWarn
+		if errors.Is(event.Err, serialbus.ErrSilent) && !s.knows(at) {
+			level = slog.LevelDebug // an address of a scanned range where nobody lives
+		}
+		log.Log(ctx, level, "appliance does not answer", "unit", event.Unit, "err", event.Err)
+		s.lost(ctx, at)
 	}
 }
 
@@ -172,6 +177,13 @@ func (s *supervisor) lost(ctx context.Context, at spot) {
 	if a != nil {
 		a.silentAt(ctx, at)
 	}
+}
+
+// knows tells whether an appliance was answering at a spot.
+func (s *supervisor) knows(at spot) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at[at] != nil
 }
 
 func (s *supervisor) spotsOn(l *line) []spot {

@@ -186,6 +186,7 @@ func TestCallALP(t *testing.T) {
 		{"its banner first", func(try int, _ []byte) []burst { return soon(append([]byte("Toaster 12.0\r\n"), reply(try)...)) }, nil, 1},
 		{"only echo", func(_ int, frame []byte) []burst { return soon(frame) }, ErrSilent, 3},
 		{"noise", func(int, []byte) []burst { return soon([]byte{0xF0, 0x9F, '\n', 0xFF}) }, ErrNoise, 3},
+		{"a line that is none", func(int, []byte) []burst { return soon([]byte("Toaster 12.0\r\n")) }, ErrNoise, 3},
 		{"noise without end", func(int, []byte) []burst { return byteWise(bytes.Repeat([]byte("~"), 5000), time.Millisecond/4) }, ErrNoise, 3},
 		{"in halves", func(try int, _ []byte) []burst {
 			return []burst{{5 * time.Millisecond, reply(try)[:9]}, {120 * time.Millisecond, reply(try)[9:]}}
@@ -211,6 +212,7 @@ type memory struct {
 	refuse          string // this method's error member
 	lose            string // this method's answer is lost once
 	lie             bool   // says yes to commit and keeps what it has
+	garble          bool   // confirms another checksum than it was sent
 	stages, commits int
 }
 
@@ -246,6 +248,9 @@ func (m *memory) do(method string, params json.RawMessage) string {
 		m.staged = &alpApplied{CRC: alpChecksum(params)}
 		if err := json.Unmarshal(params, &m.staged.alpDocument); err != nil {
 			return `"error":{"code":-32700,"message":"no JSON"}`
+		}
+		if m.garble {
+			return fmt.Sprintf(`"result":{"rev":%d,"crc":"00000000"}`, m.staged.Rev)
 		}
 		return fmt.Sprintf(`"result":{"rev":%d,"crc":%q}`, m.staged.Rev, m.staged.CRC)
 	default:
@@ -329,6 +334,10 @@ func TestApplyALP(t *testing.T) {
 		},
 		{
 			"it says yes and does no", "alp", memory{lie: true}, ready, ``,
+			map[string]string{}, true, 0, "", errAny,
+		},
+		{
+			"it confirms another checksum: no commit", "alp", memory{garble: true}, ready, ``,
 			map[string]string{}, true, 0, "", errAny,
 		},
 		{

@@ -224,6 +224,28 @@ func TestIdentityIsReadTwice(t *testing.T) {
 	})
 }
 
+// TestOneWrongReadingIsNoChange: a known appliance that is misread once is neither lost nor another one.
+func TestOneWrongReadingIsNoChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		misread := func(method string, params json.RawMessage) string {
+			if method == "identify" {
+				if n++; n == 4 {
+					return toaster("4O0", "1.0")(method, params)
+				}
+			}
+			return toaster("499", "1.0")(method, params)
+		}
+		b := run(t, misread, nil)
+		expect(t, "at first", b.after(2*time.Second), []string{"line-up", "found 499 1.0"})
+		expect(t, "later", b.after(10*time.Minute), nil)
+		b.stop()
+		if n < 5 {
+			t.Errorf("the identity was read %d times", n)
+		}
+	})
+}
+
 // TestReopens: a lost port is opened again for ever, with growing delays up to a limit, and told once.
 func TestReopens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -378,9 +400,10 @@ func TestStopWhileApplying(t *testing.T) {
 			result <- err
 		}()
 		b.after(50 * time.Millisecond)
+		start := time.Now()
 		b.stop()
-		if err := <-result; !errors.Is(err, ErrLineStopped) {
-			t.Errorf("got %v", err)
+		if err := <-result; !errors.Is(err, ErrLineStopped) || time.Since(start) > 2*readSlice {
+			t.Errorf("got %v after %v", err, time.Since(start))
 		}
 	})
 }

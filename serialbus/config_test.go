@@ -54,6 +54,24 @@ func TestConfigValidate(t *testing.T) {
 	}
 }
 
+func TestDefaults(t *testing.T) {
+	p, err := loadProfile("contoso-hpsd-088")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Baud: 19200, Parity: ParityEven, Settle: DefaultSettle, ReplyTimeout: DefaultReplyTimeout,
+		Recheck: DefaultRecheck, Rescan: DefaultRescan,
+	}
+	if diff := cmp.Diff(want, Config{}.withDefaults(p)); diff != "" {
+		t.Error(diff)
+	}
+	set := Config{Baud: 9600, Parity: ParityNone, Settle: 1, ReplyTimeout: 2, Recheck: 3, Rescan: 4}
+	if diff := cmp.Diff(set, set.withDefaults(p)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestParseUnits(t *testing.T) {
 	for _, tc := range []struct {
 		name, text string

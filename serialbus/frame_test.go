@@ -157,6 +157,31 @@ func TestReceiver(t *testing.T) {
 	}
 }
 
+func TestAnswers(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		request []byte
+		reply   string
+		want    bool
+	}{
+		{"read", readRequest(1, 0, 1), "01 03 02 00 01", true},
+		{"read, another count", readRequest(1, 0, 2), "01 03 02 00 01", false},
+		{"write", writeRequest(1, 100, 1), "01 10 00 64 00 01", true},
+		{"write, another register", writeRequest(1, 100, 1), "01 10 00 65 00 01", false},
+		{"identification", deviceIDRequest(1, codeOne, 0x80), "01 2B 0E 04 83 00 00 00", true},
+		{"identification, another code", deviceIDRequest(1, codeOne, 0x80), "01 2B 0E 01 83 00 00 00", false},
+		{"refusal", deviceIDRequest(1, codeOne, 0x80), "01 AB 02", true},
+		{"refusal of something else", deviceIDRequest(1, codeOne, 0x80), "01 83 02", false},
+		{"another unit", serverIDRequest(1), "02 11 01 FF", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := answers(tc.request, frameOf(t, tc.reply)); got != tc.want {
+				t.Errorf("got %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
 // frameSeeds gives a fuzz target every golden reply, all of its beginnings, and its damaged and doubled forms.
 func frameSeeds(f *testing.F, add func(request, data []byte)) {
 	for _, g := range goldenFrames {

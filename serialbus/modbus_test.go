@@ -44,6 +44,32 @@ func testDriver(t *testing.T, w *wire, profile string) *modbusDriver {
 	return &modbusDriver{master: newTestRTU(w), profile: p}
 }
 
+func TestPresentModbus(t *testing.T) {
+	good, bad := frameOf(t, "01 83 02"), []byte("noise")
+	for _, tc := range []struct {
+		name   string
+		script [][]burst
+		want   error
+		asked  int
+	}{
+		{"a refusal is an answer", [][]burst{soon(good)}, nil, 1},
+		{"noise twice", [][]burst{soon(bad), soon(bad), soon(good)}, nil, 3},
+		{"noise three times", [][]burst{soon(bad), soon(bad), soon(bad), soon(good)}, ErrNoise, 3},
+		{"silence is not repeated: most units are silent", [][]burst{nil, soon(good)}, ErrSilent, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &wire{}
+				w.answer = func([]byte) []burst { return tc.script[len(w.written)-1] }
+				err := testDriver(t, w, "").present(t.Context(), 1)
+				if !errors.Is(err, tc.want) || w.writes() != tc.asked {
+					t.Errorf("got %v after %d requests, want %v after %d", err, w.writes(), tc.want, tc.asked)
+				}
+			})
+		})
+	}
+}
+
 func TestIdentifyModbus(t *testing.T) {
 	const basic = "01 2B 0E 01 00"
 	const pump = "01 2B 0E 01 83 00 00 03 00 07 43 6F 6E 74 6F 73 6F 01 08 48 50 53 44 2D 30 38 38 02 08 31 32 2E 30 2E 32 2E 35"
@@ -99,16 +125,6 @@ func TestIdentifyModbus(t *testing.T) {
 			contoso, nil,
 		},
 		{
-			"next stands still", "",
-			script{basic: {"01 2B 0E 01 01 FF 00 01 00 07 43 6F 6E 74 6F 73 6F"}},
-			Identity{Vendor: "Contoso", Source: SourceDeviceIdentification}, nil,
-		},
-		{
-			"next leaves the asked range", "",
-			script{basic: {"01 2B 0E 01 01 FF 80 01 00 07 43 6F 6E 74 6F 73 6F"}},
-			Identity{Vendor: "Contoso", Source: SourceDeviceIdentification}, nil,
-		},
-		{
 			"refuses 0x2B, has a server ID", "",
 			script{basic: {"01 AB 01"}, "01 11": {"01 11 0A B4 FF 4C 4D 42 33 2E 31 2E 36"}},
 			Identity{Model: "LMB3.1.6", Source: SourceServerID}, nil,
@@ -161,6 +177,28 @@ func TestContinuationHasAnEnd(t *testing.T) {
 			t.Errorf("got %d objects after %d requests, %v", len(objects), w.writes(), err)
 		}
 	})
+}
+
+// TestContinuationIsGuarded: some servers ignore the asked range and start again at 0 (serial 4.2).
+func TestContinuationIsGuarded(t *testing.T) {
+	for _, tc := range []struct{ name, reply string }{
+		{"next stands still", "01 2B 0E 01 01 FF 00 01 00 01 56"},
+		{"next leaves the asked range", "01 2B 0E 01 01 FF 80 01 00 01 56"},
+		{"an object nobody asked for", "01 2B 0E 01 01 00 00 02 00 01 56 80 01 58"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := script{"01 2B 0E 01 00": {tc.reply}}.wire(t)
+				_, objects, err := newTestRTU(w).readObjects(t.Context(), 1, codeBasic, objectVendor, objectRevision)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(map[byte]string{0: "V"}, objects); diff != "" || w.writes() != 1 {
+					t.Errorf("after %d requests: %s", w.writes(), diff)
+				}
+			})
+		})
+	}
 }
 
 func TestApplyModbus(t *testing.T) {

@@ -141,9 +141,11 @@ func newRig(t *testing.T, directory string, register registrarFunc, apply busFun
 		},
 	}
 	r.line = &line{Bus: config.Bus{Line: serialbus.Config{Name: "kitchen", Port: "/dev/ttyUSB0", Driver: serialbus.DriverLine}}, bus: apply}
-	if r.supervisor, err = newSupervisor(t.Context(), r.world, "site"); err != nil {
+	known, err := s.load(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
+	r.supervisor = newSupervisor(r.world, "site", known)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {

@@ -77,13 +77,15 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 	if g.store, err = openStore(ctx, cfg.StateDir); err != nil {
 		return nil, err
 	}
-	w, err := g.newWorld(cfg)
+	known, err := g.store.load(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if g.supervisor, err = newSupervisor(ctx, w, cfg.Site); err != nil {
+	w, err := g.newWorld(cfg, len(known))
+	if err != nil {
 		return nil, err
 	}
+	g.supervisor = newSupervisor(w, cfg.Site, known)
 	g.tasks = append(g.tasks, g.supervisor)
 	for _, bus := range cfg.Buses {
 		if err := g.addLine(bus); err != nil {
@@ -93,14 +95,14 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 	return g, nil
 }
 
-// newWorld makes what the appliances share.
-func (g *Gateway) newWorld(cfg config.Config) (*world, error) {
+// newWorld makes what the appliances share; fleet is how many there are.
+func (g *Gateway) newWorld(cfg config.Config, fleet int) (*world, error) {
 	keys, err := config.ReadGroupKeys(cfg.DPS.GroupKey)
 	if err != nil {
 		return nil, &ConfigError{fmt.Errorf("reading [dps] group_key: %w", err)}
 	}
 	settings := cfg.DPS.Client
-	settings.Logger = g.log
+	settings.Logger, settings.Fleet = g.log, fleet
 	if g.client, err = provisioning.New(settings); err != nil {
 		return nil, &ConfigError{fmt.Errorf("preparing the DPS client: %w", err)}
 	}

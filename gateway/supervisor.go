@@ -33,21 +33,17 @@ type supervisor struct {
 
 // newSupervisor takes up every appliance of the store where it was left. What
 // only a run can prove, a session and settings in place, is proven anew.
-func newSupervisor(ctx context.Context, w *world, site string) (*supervisor, error) {
+func newSupervisor(w *world, site string, records []record) *supervisor {
 	s := &supervisor{
 		world: w, site: site, ready: make(chan struct{}),
 		appliances: map[string]*appliance{}, at: map[spot]*appliance{},
 		complained: map[spot]string{}, running: map[*appliance]bool{},
 	}
-	records, err := w.store.load(ctx)
-	if err != nil {
-		return nil, err
-	}
 	for _, r := range records {
 		r.State = settled(r)
 		s.appliances[r.RegistrationID] = newAppliance(w, r)
 	}
-	return s, nil
+	return s
 }
 
 func (s *supervisor) String() string         { return "appliance supervisor" }

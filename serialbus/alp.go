@@ -32,7 +32,7 @@ type alpDriver struct {
 	maxLine int    // what the appliance said it takes, 0 = not asked yet
 }
 
-// alpRequest and alpReply are the JSON-RPC 2.0 messages.
+// alpRequest is a JSON-RPC 2.0 request.
 type alpRequest struct {
 	JSONRPC string          `json:"jsonrpc"`
 	ID      uint64          `json:"id"`
@@ -40,6 +40,7 @@ type alpRequest struct {
 	Params  json.RawMessage `json:"params,omitempty"`
 }
 
+// alpReply is an answer: Result or Error, and the ID of what was asked. A pointer tells a missing ID from 0.
 type alpReply struct {
 	ID     *uint64         `json:"id"`
 	Result json.RawMessage `json:"result"`
@@ -55,6 +56,7 @@ type alpError struct {
 	} `json:"data"`
 }
 
+// Error shows the appliance's own words, made safe for a terminal.
 func (e *alpError) Error() string {
 	return fmt.Sprintf("the appliance refused with error %d: %s", e.Code, cleanText(e.Message))
 }
@@ -81,6 +83,8 @@ func (d *alpDriver) present(ctx context.Context, _ byte) error {
 	return err
 }
 
+// identify reads who the appliance says it is. "alp" is the major version of the protocol: a higher one is used as far
+// as version 1 goes, and unknown members are ignored (serial 6).
 func (d *alpDriver) identify(ctx context.Context, _ byte) (Identity, error) {
 	result, err := d.call(ctx, "identify", nil, d.wait)
 	if err != nil {
@@ -122,6 +126,8 @@ func (d *alpDriver) call(ctx context.Context, method string, params json.RawMess
 	return nil, err
 }
 
+// try sends a request once and waits for its reply. Each try has an ID of its own, so that a late reply to the one
+// before cannot be taken for this one's.
 func (d *alpDriver) try(ctx context.Context, method string, params json.RawMessage, wait time.Duration) (json.RawMessage, error) {
 	d.lastID++
 	message, err := json.Marshal(alpRequest{JSONRPC: "2.0", ID: d.lastID, Method: method, Params: params})

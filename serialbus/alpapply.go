@@ -146,6 +146,7 @@ func rejection(err error) error {
 	return &RejectedError{Property: name, Reason: "the appliance says: " + cleanText(refused.Message)}
 }
 
+// status reads what is in force and what is staged.
 func (d *alpDriver) status(ctx context.Context) (alpStatus, error) {
 	var status alpStatus
 	result, err := d.call(ctx, "status", nil, d.wait)

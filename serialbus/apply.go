@@ -39,6 +39,7 @@ type RejectedError struct {
 	Reason   string
 }
 
+// Error names the property and the reason.
 func (e *RejectedError) Error() string {
 	return fmt.Sprintf("property %q was refused: %s", e.Property, e.Reason)
 }

@@ -24,4 +24,5 @@ func (b *backoff) next() time.Duration {
 	return delay/2 + rand.N(delay/2+1)
 }
 
+// reset starts again with the shortest delay.
 func (b *backoff) reset() { b.delay = 0 }

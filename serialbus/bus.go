@@ -116,6 +116,7 @@ func (b *Bus) Run(ctx context.Context, events func(Event)) error {
 	return nil
 }
 
+// markReady closes Ready's channel; further calls do nothing.
 func (b *Bus) markReady() { b.readyOnce.Do(func() { close(b.ready) }) }
 
 // session opens the port and works on it until it is lost or ctx ends. free closes when the port may be opened again,

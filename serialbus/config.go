@@ -74,8 +74,8 @@ type Config struct {
 	ReplyTimeout time.Duration
 	// Recheck is the time between two looks at an appliance that was found; 0 = [DefaultRecheck].
 	Recheck time.Duration
-	// Rescan is the time between two looks at a place where nobody answered, and between two full readings of the
-	// identity of an appliance that was found; 0 = [DefaultRescan].
+	// Rescan is the time between two looks at a place where nobody answered; 0 = [DefaultRescan]. After ten times as
+	// long the full identity of an appliance that was found is read again.
 	Rescan time.Duration
 }
 
@@ -106,6 +106,7 @@ func (c Config) validatePort() error {
 	return nil
 }
 
+// validateProfile checks the driver and that the profile is one for it.
 func (c Config) validateProfile() error {
 	switch c.Driver {
 	case DriverModbusRTU:
@@ -129,6 +130,7 @@ func (c Config) validateProfile() error {
 	return nil
 }
 
+// validateUnits checks the addresses: required on a bus, absent on a line with one appliance.
 func (c Config) validateUnits() error {
 	if c.Driver != DriverModbusRTU {
 		if len(c.Units) != 0 {
@@ -206,6 +208,7 @@ func ParseUnits(text string) ([]byte, error) {
 	return units, nil
 }
 
+// parseUnit reads one address, 1 to 247.
 func parseUnit(text string) (byte, error) {
 	n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 8)
 	if err != nil || n < minUnit || n > maxUnit {

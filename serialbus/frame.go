@@ -134,6 +134,7 @@ const (
 	exceptionBusy     = 6
 )
 
+// Error explains the code in the words of the protocol document (serial 4.2).
 func (e *exceptionError) Error() string {
 	meaning := map[byte]string{
 		exceptionFunction: "it does not know the function", exceptionAddress: "it has no such register or object",

@@ -115,13 +115,13 @@ func (d *modbusDriver) set(ctx context.Context, unit byte, prop property, want u
 	}
 }
 
-// The three ways a write can end.
+// writeResult is one of the three ways a write can end.
 type writeResult int
 
 const (
-	writeTaken writeResult = iota
-	writeUnknown
-	writeFailed
+	writeTaken   writeResult = iota // confirmed; reading back must show it
+	writeUnknown                    // perhaps taken; reading back tells
+	writeFailed                     // refused
 )
 
 // writeOutcome sorts the error of a write. Without an intact reply nobody knows whether the unit took it; the same
@@ -157,6 +157,7 @@ func (d *modbusDriver) final(prop property, err error) error {
 	}
 }
 
+// readRegister reads one holding register. Reading changes nothing, so it may be repeated.
 func (d *modbusDriver) readRegister(ctx context.Context, unit byte, register uint16) (uint16, error) {
 	reply, err := d.master.askPatiently(ctx, readRequest(unit, register, 1))
 	if err != nil {

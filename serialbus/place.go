@@ -12,6 +12,10 @@ import (
 // missesToLose is how many looks in a row an appliance may miss before it counts as lost.
 const missesToLose = 3
 
+// rereadAfter is after how many rescan times the full identity of a known appliance is read again. It takes several
+// exchanges, and what it looks for, new firmware or a swap that went unnoticed, is rare; Apply looks as well.
+const rereadAfter = 10
+
 // place is one position on the line where an appliance may be. It belongs to the goroutine that owns the port.
 type place struct {
 	unit   byte
@@ -88,7 +92,7 @@ func (b *Bus) find(ctx context.Context, d driver, p *place) error {
 // with the same firmware.
 func (b *Bus) recheck(ctx context.Context, d driver, p *place) error {
 	// Presence comes first in any case: at the rungs of the identity ladder silence is costly.
-	if err := d.present(ctx, p.unit); err != nil || time.Since(p.read) < b.cfg.Rescan {
+	if err := d.present(ctx, p.unit); err != nil || time.Since(p.read) < rereadAfter*b.cfg.Rescan {
 		return err
 	}
 	is, err := d.identify(ctx, p.unit)
@@ -133,6 +137,7 @@ func readTwice(ctx context.Context, d driver, unit byte) (Identity, error) {
 // errUnsteady is about an appliance whose identity never reads the same twice.
 var errUnsteady = errors.New("its identity reads differently each time")
 
+// found tells that an appliance is at the place, after its identity was read twice alike.
 func (b *Bus) found(p *place, is Identity) {
 	p.found, p.is, p.misses, p.read, p.told = true, is, 0, time.Now(), ""
 	b.log.Debug("found", "appliance", p.unit, "registration_id", is.RegistrationID)

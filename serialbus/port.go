@@ -29,6 +29,8 @@ var errTimeout = errors.New("nothing came in time")
 type lostError struct{ cause error }
 
 func (e *lostError) Error() string { return e.cause.Error() }
+
+// Unwrap gives the cause, so that errors.Is finds ErrUnplugged and the like.
 func (e *lostError) Unwrap() error { return e.cause }
 
 // isLost reports whether the port is lost.
@@ -80,6 +82,8 @@ type timing struct {
 	quiet time.Duration // 3.5 characters, the rest between frames
 }
 
+// newTiming computes the times of a line: one start bit, 8 data bits, and the parity and stop bits given. Above
+// 19,200 baud the rest between frames is fixed, because interrupts cannot keep up with shorter ones (serial 5.1).
 func newTiming(baud int, parity Parity, stopBits int) timing {
 	bits := 1 + 8 + stopBits // start, data, stop
 	if parity != ParityNone {

@@ -68,6 +68,7 @@ func (p property) check(driver Driver) error {
 	return nil
 }
 
+// scale is the factor between the property and its register; absent means 1.
 func (p property) scale() float64 {
 	if p.Scale == 0 {
 		return 1
@@ -160,11 +161,13 @@ func number(value json.RawMessage) (float64, bool) {
 	return f, err == nil
 }
 
+// quote returns a JSON string.
 func quote(s string) json.RawMessage {
 	quoted, _ := json.Marshal(s) // a string always marshals
 	return quoted
 }
 
+// decimal writes a number the way people do: no exponent, no trailing zeros.
 func decimal(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 
 // brief returns a value for an error text, cut so that a huge one does not fill the log.

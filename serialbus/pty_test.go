@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -50,7 +51,8 @@ func pumpIdentity() serialbus.Identity {
 // running is a Bus at work and its events.
 type running struct {
 	*serialbus.Bus
-	events chan serialbus.Event
+	events  chan serialbus.Event
+	waiting []serialbus.Event // told and not yet asked for
 }
 
 func runBus(t *testing.T, cfg serialbus.Config) *running {
@@ -59,7 +61,7 @@ func runBus(t *testing.T, cfg serialbus.Config) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &running{bus, make(chan serialbus.Event, 1000)}
+	r := &running{Bus: bus, events: make(chan serialbus.Event, 1000)}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- bus.Run(ctx, func(e serialbus.Event) { r.events <- e }) }()
@@ -72,20 +74,30 @@ func runBus(t *testing.T, cfg serialbus.Config) *running {
 	return r
 }
 
-// next returns the next event of that kind at that unit; others are skipped.
+// next returns the next event of that kind at that unit. Other events of the unit are skipped; those of other units
+// wait for their turn, because the order between units is nobody's promise.
 func (r *running) next(t *testing.T, kind serialbus.EventKind, unit int) serialbus.Event {
 	t.Helper()
 	timeout := time.After(limit)
-	for {
-		select {
-		case e := <-r.events:
-			if e.Kind == kind && e.Unit == unit {
-				return e
+	for i := 0; ; i++ {
+		if i == len(r.waiting) {
+			select {
+			case e := <-r.events:
+				r.waiting = append(r.waiting, e)
+			case <-timeout:
+				t.Fatalf("no %v at unit %d", kind, unit)
 			}
-			t.Logf("meanwhile: %v %d %v", e.Kind, e.Unit, e.Err)
-		case <-timeout:
-			t.Fatalf("no %v at unit %d", kind, unit)
 		}
+		e := r.waiting[i]
+		if e.Unit != unit {
+			continue
+		}
+		r.waiting = slices.Delete(r.waiting, i, i+1)
+		if e.Kind == kind {
+			return e
+		}
+		i--
+		t.Logf("meanwhile: %v %d %v", e.Kind, e.Unit, e.Err)
 	}
 }
 
@@ -335,7 +347,7 @@ func TestSwitchedOffAndUpdatedOnAPTY(t *testing.T) {
 	t.Parallel()
 	l := newPumps(t, []serialbustest.HeatPump{mainbuilding})
 	cfg := pumpConfig(l.Path(), 1)
-	cfg.Recheck, cfg.Rescan, cfg.ReplyTimeout = 20*time.Millisecond, 100*time.Millisecond, 200*time.Millisecond
+	cfg.Recheck, cfg.Rescan, cfg.ReplyTimeout = 20*time.Millisecond, 50*time.Millisecond, 200*time.Millisecond
 	bus := runBus(t, cfg)
 	bus.next(t, serialbus.Found, 1)
 	l.Power(1, false)

@@ -17,11 +17,13 @@ type request struct {
 	reply    chan reply // room for one, so that the owner never waits for a caller who left
 }
 
+// reply is what became of a request.
 type reply struct {
 	applied Applied
 	err     error
 }
 
+// answer sends the reply; it never blocks, since there is room for the one reply.
 func (r *request) answer(applied Applied, err error) { r.reply <- reply{applied, err} }
 
 // Apply brings the appliance at unit (0 on a line with one appliance) to the settings: read, compare, write only on
@@ -72,6 +74,8 @@ func (b *Bus) serve(run context.Context, d driver, r *request) error {
 	return nil
 }
 
+// applyAt sets the appliance at a place, if it is still the one that was found there: settings are meant for an
+// identity, not for a position on the line.
 func (b *Bus) applyAt(ctx context.Context, d driver, r *request) (Applied, error) {
 	i := slices.IndexFunc(b.places, func(p *place) bool { return int(p.unit) == r.unit })
 	if i < 0 || !b.places[i].found {

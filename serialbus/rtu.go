@@ -23,6 +23,7 @@ type rtu struct {
 	log    *slog.Logger
 }
 
+// newRTU returns a master for an open port.
 func newRTU(p port, t timing, wait time.Duration, log *slog.Logger) *rtu {
 	return &rtu{port: p, timing: t, wait: wait, rested: make(map[byte]time.Time), log: log}
 }
@@ -124,6 +125,7 @@ func (r *receiver) verdict() error {
 	return ErrSilent
 }
 
+// earlier returns the first of two times.
 func earlier(a, b time.Time) time.Time {
 	if a.Before(b) {
 		return a

@@ -123,6 +123,7 @@ func (t *tty) lost(err error) error {
 	return &lostError{fmt.Errorf("%s: %w (%v); plug the adapter in again", t.path, ErrUnplugged, err)}
 }
 
+// Read implements port. It turns the library's time-out, no bytes and no error, into errTimeout.
 func (t *tty) Read(buf []byte, wait time.Duration) (n int, err error) {
 	// The library's select panics when the process has so many files open that the port's descriptor is 1,024 or more.
 	defer func() {
@@ -168,6 +169,7 @@ func (t *tty) Write(frame []byte) error {
 	}
 }
 
+// stuck is the error for a write that hangs.
 func (t *tty) stuck() error {
 	return &lostError{fmt.Errorf("%s: %w; the line is stopped or the adapter hangs: plug it in again", t.path, ErrWriteStuck)}
 }
@@ -187,6 +189,7 @@ func (t *tty) writeAll(frame []byte) error {
 	return nil
 }
 
+// Flush implements port.
 func (t *tty) Flush() error {
 	if t.isClosed() {
 		return t.lost(errors.New("closed"))
@@ -218,6 +221,7 @@ func (t *tty) Close() <-chan struct{} {
 	return t.freed
 }
 
+// release gives the descriptors back, the lock last: whoever waits for it may open the port at once.
 func (t *tty) release() {
 	// Nothing can be done about an error here, and the descriptors are gone either way.
 	_ = t.lib.Close()
@@ -225,6 +229,7 @@ func (t *tty) release() {
 	close(t.freed)
 }
 
+// isClosed is asked before every call of the library, which would use the old descriptor's number (serial 3.2).
 func (t *tty) isClosed() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -157,8 +157,14 @@ func TestOpenErrorsAreWords(t *testing.T) {
 		errno syscall.Errno
 		want  error
 	}{
-		{syscall.EACCES, ErrNoAccess}, {syscall.EPERM, ErrNoAccess}, {syscall.EBUSY, ErrPortBusy}, {syscall.ENXIO, ErrUnplugged},
-		{syscall.EIO, ErrUnplugged}, {syscall.ENODEV, ErrUnplugged}, {syscall.EMFILE, syscall.EMFILE}, {syscall.EINTR, syscall.EINTR},
+		{syscall.EACCES, ErrNoAccess},
+		{syscall.EPERM, ErrNoAccess},
+		{syscall.EBUSY, ErrPortBusy},
+		{syscall.ENXIO, ErrUnplugged},
+		{syscall.EIO, ErrUnplugged},
+		{syscall.ENODEV, ErrUnplugged},
+		{syscall.EMFILE, syscall.EMFILE},
+		{syscall.EINTR, syscall.EINTR},
 	} {
 		if err := openError("/dev/ttyTEST", tc.errno); !errors.Is(err, tc.want) {
 			t.Errorf("%v: got %v, want %v", tc.errno, err, tc.want)

@@ -57,6 +57,7 @@ func NewModbusLine(units []HeatPump, opts ...Option) (*Line, error) {
 	return start(line, opts)
 }
 
+// settings shows the two registers in the words of the profile.
 func (p *pump) settings() map[string]string {
 	state := "off"
 	if p.registers[registerState] == 1 {

@@ -198,6 +198,7 @@ func (l *Line) serve() {
 	}
 }
 
+// halfWay reports whether the device waits for the rest of a request.
 func (l *Line) halfWay() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -282,6 +283,7 @@ func (l *Line) send(data []byte, requestBytes int) error {
 	return nil
 }
 
+// write puts bytes on the wire at once.
 func (l *Line) write(data []byte) error {
 	_, err := l.tty.master.Write(data)
 	return err

@@ -16,6 +16,7 @@ type modbusLine struct {
 	buf   []byte // received and not yet a request
 }
 
+// pending, silence and appliance implement device. A slave frames by silence too: half a request is forgotten.
 func (l *modbusLine) pending() bool { return len(l.buf) > 0 }
 func (l *modbusLine) silence()      { l.buf = nil }
 
@@ -107,6 +108,7 @@ func (p *pump) answer(q []byte) []byte {
 	return reply
 }
 
+// answerRead is function 0x03: first register, count; 1 to 125 of them.
 func (p *pump) answerRead(q []byte) (reply []byte, exception byte) {
 	first, count := int(q[2])<<8|int(q[3]), int(q[4])<<8|int(q[5])
 	if count < 1 || count > 125 {
@@ -122,6 +124,7 @@ func (p *pump) answerRead(q []byte) (reply []byte, exception byte) {
 	return reply, 0
 }
 
+// answerWrite is function 0x10: first register, count, bytes, values. All registers are written or none.
 func (p *pump) answerWrite(q []byte) (reply []byte, exception byte) {
 	first, count := int(q[2])<<8|int(q[3]), int(q[4])<<8|int(q[5])
 	if count < 1 || count > 123 || int(q[6]) != 2*count {

@@ -37,6 +37,7 @@ func (l *Line) chatter() {
 // nobody is a device that hears nothing.
 type nobody struct{}
 
+// The methods of device, none of which does anything.
 func (nobody) receive([]byte) []exchange { return nil }
 func (nobody) pending() bool             { return false }
 func (nobody) silence()                  {}

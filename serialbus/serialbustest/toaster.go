@@ -75,6 +75,7 @@ func (t *toaster) stray([]byte) []byte {
 	return withTrailer([]byte(`{"jsonrpc":"2.0","id":99999999,"result":{"alp":1,"vendor":"Fabrikam"}}`))
 }
 
+// settings shows the document in force over the factory's settings, strings without their quotes.
 func (t *toaster) settings() map[string]string {
 	shown := map[string]string{"state": "off", "darknessSetting": "light"} // as it leaves the factory
 	if t.applied == nil {
@@ -148,6 +149,7 @@ func (t *toaster) answer(line []byte) []byte {
 	return withTrailer(message)
 }
 
+// call does one method; exactly one of its results is not nil.
 func (t *toaster) call(method string, params json.RawMessage) (any, *rpcError) {
 	switch method {
 	case "identify":
@@ -163,6 +165,7 @@ func (t *toaster) call(method string, params json.RawMessage) (any, *rpcError) {
 	}
 }
 
+// identify says who the toaster is and which settings are in force.
 func (t *toaster) identify() any {
 	said := map[string]any{
 		"alp": 1, "vendor": t.Vendor, "model": t.Model, "serial": t.Serial, "registrationId": t.RegistrationID,
@@ -174,6 +177,7 @@ func (t *toaster) identify() any {
 	return said
 }
 
+// status shows the applied document as a whole, which goes beyond the published protocol, and the staged revision.
 func (t *toaster) status() any {
 	said := map[string]any{}
 	if t.applied != nil {
@@ -251,6 +255,7 @@ func trailer(message []byte) string {
 	return fmt.Sprintf("*%08X", crc32.ChecksumIEEE(message))
 }
 
+// withTrailer returns a message as a line.
 func withTrailer(message []byte) []byte {
 	return append(append(append([]byte(nil), message...), trailer(message)...), '\n')
 }

@@ -19,6 +19,7 @@ type tty struct {
 	closes *os.File // inotify: tells when somebody closes the port; nil if the system has none to spare
 }
 
+// openTTY makes a pair whose other side is raw and free for a master to open.
 func openTTY() (t *tty, err error) {
 	blocking, slave, err := pty.Open()
 	if err != nil {
@@ -119,6 +120,7 @@ func (t *tty) baud() int {
 	return speed
 }
 
+// close takes the pair away: a master that has it open sees a hang-up.
 func (t *tty) close() {
 	if t.closes != nil {
 		t.closes.Close()

@@ -169,6 +169,9 @@ func TestRegisterEndings(t *testing.T) {
 				if !found {
 					t.Errorf("the error does not name the device: %v", err)
 				}
+				if strings.Contains(text, "https://") || strings.Contains(text, "api-version") {
+					t.Errorf("the error holds a URL: %v", err)
+				}
 				got := kindName(err) + ": " + text
 				if got != test.want && !(strings.HasSuffix(test.want, ": ") && strings.HasPrefix(got, test.want)) {
 					t.Errorf("\n got %s\nwant %s", got, test.want)
@@ -226,6 +229,28 @@ func TestRegisterChecksItsRequest(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRegisterIgnoresTheOperationIDOfPolls: some answers leave it out, and none may change it.
+func TestRegisterIgnoresTheOperationIDOfPolls(t *testing.T) {
+	eachTransport(t, func(t *testing.T, service *dps) {
+		other := said{Status: 202, RetryAfter: "1", Body: `{"operationId":"other","status":"assigning"}`}
+		none := said{Status: 202, RetryAfter: "1", Body: `{"status":"assigning","registrationState":{"status":"assigning","payload":null}}`}
+		service.script = inOrder(assigning("1"), other, none, said{Status: 200, Body: `{"status":"assigned","registrationState":{"assignedHub":"` +
+			testHub + `","deviceId":"device-1","payload":null}}`})
+		got, err := service.client(t).Register(t.Context(), request())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Payload != nil || got.OperationID != testOp {
+			t.Errorf("got payload %q of operation %q, want none of %q", got.Payload, got.OperationID, testOp)
+		}
+		for _, q := range service.requests()[1:] {
+			if q.OperationID != testOp {
+				t.Errorf("polled operation %q, want %q", q.OperationID, testOp)
+			}
+		}
+	})
 }
 
 func TestRegisterNullPayloadIsNone(t *testing.T) {
@@ -459,6 +484,32 @@ func TestCancelAnywhere(t *testing.T) {
 	}
 }
 
+// TestCloseWaitsForRegistrations: when it returns, nothing of the client is at work.
+func TestCloseWaitsForRegistrations(t *testing.T) {
+	eachTransport(t, func(t *testing.T, service *dps) {
+		service.script = inOrder(assigning("200"))
+		client := service.client(t)
+		recording := false
+		r := request()
+		r.Observe = func(p Progress) error {
+			if p.Step == StepAssigning {
+				recording = true
+				time.Sleep(time.Minute) // a very slow disk
+				recording = false
+			}
+			return nil
+		}
+		var group sync.WaitGroup
+		group.Go(func() { _, _ = client.Register(t.Context(), r) })
+		time.Sleep(time.Second)
+		client.Close()
+		if recording {
+			t.Error("the client was closed while a registration was at work")
+		}
+		group.Wait()
+	})
+}
+
 func TestAClosedClientRefuses(t *testing.T) {
 	eachTransport(t, func(t *testing.T, service *dps) {
 		client := service.client(t)
@@ -474,6 +525,7 @@ func TestTwoHundredAtOnce(t *testing.T) {
 	eachTransport(t, func(t *testing.T, service *dps) {
 		const devices = 200
 		service.script = func(n int, q asked) said {
+			time.Sleep(10 * time.Millisecond) // so that all are under way at once
 			if n < 2 {
 				return assigning("1")
 			}

@@ -320,6 +320,19 @@ func TestRule2RetriesAreSpread(t *testing.T) {
 	}
 }
 
+// TestRule2HintsAreSpread checks that devices with the same hint do not come back in step, and never too early.
+func TestRule2HintsAreSpread(t *testing.T) {
+	const hint = 100 * time.Second
+	var least, most time.Duration = time.Hour, 0
+	for range 1000 {
+		wait := retryDelay(1, hint, time.Hour)
+		least, most = min(least, wait), max(most, wait)
+	}
+	if least < hint || least > 101*time.Second || most > 110*time.Second || most < 109*time.Second {
+		t.Errorf("a thousand waits lie from %v to %v, want them all over 100 s to 110 s", least, most)
+	}
+}
+
 // TestRule2HoldBack has one device meet the limit: all other registers of the client wait as long.
 func TestRule2HoldBack(t *testing.T) {
 	eachTransport(t, func(t *testing.T, service *dps) {
@@ -445,6 +458,21 @@ func TestRule3APollOverABrokenConnection(t *testing.T) {
 		}
 		if got := len(service.requests()); got != 3 {
 			t.Errorf("%d requests, want 3", got)
+		}
+	})
+}
+
+// TestRule3AResumedPollOverABrokenConnection breaks the very first connection, which nothing was used on before.
+func TestRule3AResumedPollOverABrokenConnection(t *testing.T) {
+	eachTransport(t, func(t *testing.T, service *dps) {
+		service.script = inOrder(said{}, assigned(testOp))
+		r := request()
+		r.OperationID = testOp
+		if _, err := service.client(t).Register(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(service.requests()); got != 2 {
+			t.Errorf("%d requests, want 2", got)
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"syscall"
@@ -139,7 +140,10 @@ func TestVerdictOfRealErrors(t *testing.T) {
 		}, "not-dps"},
 		{"no answer", func(_ *testing.T, d *dps) { d.script = inOrder(said{Hang: true}) }, "timeout"},
 		{"connection dropped", func(_ *testing.T, d *dps) { d.script = inOrder(said{}) }, "connection-lost"},
-		{"redirect", func(_ *testing.T, d *dps) { d.script = inOrder(said{Status: 302, Body: "{}"}) }, "not-dps"},
+		{"redirect", func(_ *testing.T, d *dps) {
+			elsewhere := said{Status: 302, Body: "{}", Header: http.Header{"Location": {"/" + testScope + "/registrations/" + testID + "/operations/x"}}}
+			d.script = inOrder(elsewhere, assigned(testOp))
+		}, "not-dps"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	paho "github.com/eclipse/paho.mqtt.golang"
 	"go.uber.org/goleak"
 
 	"github.com/contoso/gatewayd/provisioning/internal/mqttrpc/mqttrpctest"
@@ -164,6 +165,9 @@ func TestCallIgnoresLateUnknownAndRepeatedAnswers(t *testing.T) {
 		if _, err := conn.Call(ctx, "slow/", "", []byte("slow")); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("a call without an answer: %v, want its deadline", err)
 		}
+		if waiting := len(conn.pending); waiting != 0 {
+			t.Errorf("%d calls are waited for after the only one gave up", waiting)
+		}
 		for range 3 {
 			got, err := conn.Call(t.Context(), "quick/", "", []byte("quick"))
 			if err != nil || string(got.Body) != "right" {
@@ -175,6 +179,28 @@ func TestCallIgnoresLateUnknownAndRepeatedAnswers(t *testing.T) {
 		}
 	})
 }
+
+// TestASecondAnswerDoesNotBlockTheReader has both come before their call looks at the first.
+func TestASecondAnswerDoesNotBlockTheReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := &Conn{prefix: "p", pending: make(map[string]chan Response)}
+		id, answer := conn.expect()
+		conn.receive(message{topic: "x/res/200/?$rid=" + id, body: "first"})
+		conn.receive(message{topic: "x/res/200/?$rid=" + id, body: "second"})
+		if got := <-answer; string(got.Body) != "first" {
+			t.Errorf("got %q, want the first", got.Body)
+		}
+	})
+}
+
+// message is a received one.
+type message struct {
+	paho.Message
+	topic, body string
+}
+
+func (m message) Topic() string   { return m.topic }
+func (m message) Payload() []byte { return []byte(m.body) }
 
 func TestCallsAtOnceGetTheirOwnAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -300,6 +326,8 @@ func TestConnectFailures(t *testing.T) {
 				if test.change != nil {
 					test.change(b)
 				}
+				open := make(map[net.Conn]bool)
+				b.cfg.DialContext = track(b.cfg.DialContext, open)
 				conn, err := Connect(t.Context(), b.cfg)
 				if err == nil {
 					conn.Close()
@@ -307,9 +335,35 @@ func TestConnectFailures(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("got  %v\nwant %s", err, test.want)
 				}
+				synctest.Wait()
+				if len(open) != 0 {
+					t.Errorf("%d connections are left open", len(open))
+				}
 			})
 		})
 	}
+}
+
+// track keeps the connections in open that were made and not closed. It is for one goroutine at a time.
+func track(dial func(context.Context, string, string) (net.Conn, error), open map[net.Conn]bool) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		open[conn] = true
+		return &tracked{Conn: conn, closed: sync.OnceFunc(func() { delete(open, conn) })}, nil
+	}
+}
+
+type tracked struct {
+	net.Conn
+	closed func()
+}
+
+func (c *tracked) Close() error {
+	c.closed()
+	return c.Conn.Close()
 }
 
 // TestConnectEndsWithItsContext cancels at every point of the handshakes. The bubble fails if anything is left over.
@@ -453,9 +507,15 @@ func TestCloseWhileTheOtherEndTakesNoBytes(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		begun := time.Now()
-		if _, err := conn.Call(ctx, "x/", "", nil); err == nil {
-			t.Error("a call over a dead connection was answered")
+		var calls sync.WaitGroup
+		for range 3 { // the first gets stuck in the write, the others behind it
+			calls.Go(func() {
+				if _, err := conn.Call(ctx, "x/", "", nil); err == nil {
+					t.Error("a call over a dead connection was answered")
+				}
+			})
 		}
+		calls.Wait()
 		conn.Close()
 		if took := time.Since(begun); took > writeTimeout+time.Second {
 			t.Errorf("the call and the close took %v, want at most the write limit", took)

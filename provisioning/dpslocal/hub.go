@@ -237,7 +237,7 @@ func (d *hubSession) getTwin(ctx context.Context, rid string) error {
 
 func (d *hubSession) patchReported(ctx context.Context, rid string, payload []byte) error {
 	var patch map[string]json.RawMessage
-	if err := json.Unmarshal(payload, &patch); err != nil || patch == nil {
+	if err := decodeJSON(payload, &patch); err != nil || patch == nil {
 		return d.refuse(rid, errors.New("the reported properties are not a JSON object"))
 	}
 	var version int

@@ -371,6 +371,9 @@ func (c rawColumn) Scan(value any) error {
 	if !ok {
 		return fmt.Errorf("a document is stored as %T", value)
 	}
+	if text != "" && !json.Valid([]byte(text)) {
+		return errors.New("a stored document is damaged")
+	}
 	*c.raw = rawJSON(text)
 	return nil
 }

@@ -273,7 +273,7 @@ func (o webhookOutcome) conclude(v verdict, linked []string) verdict {
 		return fail(codeCustomFailed, fmt.Sprintf("Custom allocation failed: the response is longer than %d bytes.", maxWebhookResponse))
 	}
 	var response allocationResponse
-	if err := json.Unmarshal(o.body, &response); err != nil {
+	if err := decodeJSON(o.body, &response); err != nil {
 		return fail(codeCustomFailed, "Custom allocation failed: the response is not an AllocationResponse.")
 	}
 	if response.IoTHubHostName == nil || *response.IoTHubHostName == "" {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // maxBody is the documented message size, 96 KB (dps-protocol 2.4).
@@ -73,7 +74,7 @@ func parseRegistration(body []byte, registrationID, apiVersion string) (json.Raw
 		return nil, nil
 	}
 	var r deviceRegistration
-	if err := json.Unmarshal(body, &r); err != nil {
+	if err := decodeJSON(body, &r); err != nil {
 		return nil, errors.New("the body is not a JSON object of a device registration")
 	}
 	if r.RegistrationID != nil && !strings.EqualFold(*r.RegistrationID, registrationID) {
@@ -140,6 +141,15 @@ type errorBody struct {
 
 // utcTime writes a time as the service does: seven fractional digits and a Z.
 func utcTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.0000000Z") }
+
+// decodeJSON is json.Unmarshal for documents that are passed on: bytes that
+// are not UTF-8, which the package lets pass within texts, are refused.
+func decodeJSON(document []byte, v any) error {
+	if !utf8.Valid(document) {
+		return errors.New("not UTF-8")
+	}
+	return json.Unmarshal(document, v)
+}
 
 // encodeJSON writes v compactly, without the newline and without the HTML
 // escapes that encoding/json adds by default. v must be encodable.

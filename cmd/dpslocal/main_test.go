@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain makes the binary callable from the scripts.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"dpslocal": main})
+}
+
+func TestScripts(t *testing.T) {
+	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, `{"iotHubHostName":"contoso-toasters-hub-1098.azure-devices.net"}`)
+	}))
+	t.Cleanup(hook.Close) // not deferred: the scripts run in parallel, after this function
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = taken.Close() })
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("WEBHOOK", hook.URL+"/api/HttpTrigger1?code=SECRET")
+			env.Setenv("KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==") // of the published vectors
+			env.Setenv("TAKEN", taken.Addr().String())
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"expand":   expand,
+			"await":    await,
+			"register": register,
+		},
+	})
+}
+
+// expand FILE replaces $VARIABLES in a file.
+func expand(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	ts.Check(os.WriteFile(path, []byte(os.Expand(ts.ReadFile(args[0]), ts.Getenv)), 0o600))
+}
+
+// await FILE waits until a file holds a whole line.
+func await(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	for range 600 {
+		if data, err := os.ReadFile(path); err == nil && strings.Contains(string(data), "\n") {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Fatalf("%s: still no line in it", args[0])
+}
+
+// register FILE ID KEY WANT registers a device with the group key at the server
+// whose first line is in the file, and wants a hub or a status.
+func register(ts *testscript.TestScript, _ bool, args []string) {
+	var server struct{ HTTPS, CA, IDScope string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &server))
+	id, groupKey, want := args[1], args[2], args[3]
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(ts.ReadFile(server.CA))) {
+		ts.Fatalf("%s: no certificate", server.CA)
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport, Timeout: 20 * time.Second}
+
+	base := "https://" + server.HTTPS + "/" + server.IDScope + "/registrations/" + id
+	token := deviceToken(server.IDScope+"/registrations/"+id, id, groupKey)
+	status := call(ts, client, "PUT", base+"/register?api-version=2021-06-01", token)
+	for status.Status == "assigning" {
+		status = call(ts, client, "GET", base+"/operations/"+status.OperationID+"?api-version=2021-06-01", token)
+	}
+	if status.RegistrationState.AssignedHub != want && status.Status != want {
+		ts.Fatalf("got %+v, want %s", status, want)
+	}
+}
+
+type operationStatus struct {
+	OperationID, Status string
+	RegistrationState   struct{ AssignedHub string }
+}
+
+func call(ts *testscript.TestScript, client *http.Client, method, target, token string) (status operationStatus) {
+	request, err := http.NewRequest(method, target, nil)
+	ts.Check(err)
+	request.Header.Set("Authorization", token)
+	response, err := client.Do(request)
+	ts.Check(err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	ts.Check(err)
+	if response.StatusCode > 202 {
+		ts.Fatalf("%s %s: %d %s", method, target, response.StatusCode, body)
+	}
+	ts.Check(json.Unmarshal(body, &status))
+	return status
+}
+
+func deviceToken(resource, id, groupKey string) string {
+	key, err := base64.StdEncoding.DecodeString(groupKey)
+	if err != nil {
+		panic(err)
+	}
+	sr, se := url.QueryEscape(resource), fmt.Sprint(time.Now().Add(time.Hour).Unix())
+	sig := base64.StdEncoding.EncodeToString(sum(sum(key, id), sr+"\n"+se))
+	return "SharedAccessSignature sr=" + sr + "&sig=" + url.QueryEscape(sig) + "&se=" + se + "&skn=registration"
+}
+
+func sum(key []byte, text string) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(text))
+	return mac.Sum(nil)
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dpslocal
+
+import (
+	"database/sql"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// TestStoreKeepsEverything writes one of each, closes, opens and compares. The
+// directory's name is one that a URL would trip over.
+func TestStoreKeepsEverything(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a b?c#d%20")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "store.db")
+	at := time.Date(2026, 11, 22, 10, 0, 0, 123456789, time.UTC)
+	enrollment := Enrollment{
+		Kind: Individual, ID: "Dev-01", DeviceID: "D", PrimaryKey: testPrimary, SecondaryKey: testSecondary,
+		ProvisioningStatus: Disabled, AllocationPolicy: Custom, WebhookURL: testHook, Hubs: []string{toasters},
+		ReprovisionPolicy: ReprovisionReset, InitialTwin: []byte(`{"tags":{}}`), ETag: "e", Created: at, Updated: at.Add(time.Second),
+	}
+	registration := Registration{
+		ID: "Dev-01", EnrollmentKind: Individual, EnrollmentID: "Dev-01", Created: at, Updated: at, Status: Assigned,
+		State: []byte(`{"a":1}`), AssignedHub: toasters, DeviceID: "D", Substatus: initialAssignment,
+	}
+	operation := Operation{
+		ID: "5.0.1", RegistrationID: "dev-01", Begun: at, Ended: at.Add(time.Minute), Status: Assigned, State: []byte(`{"a":1}`),
+		EnrollmentKind: Individual, EnrollmentID: "Dev-01", KeyID: "dev-01", Payload: []byte(`{"p":1}`), WebhookCalls: 3, NextCall: at.Add(30 * time.Second),
+	}
+	twin, err := parseInitialTwin([]byte(`{"tags":{"t":1},"properties":{"desired":{"d":{"e":2}}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	device := Device{Hub: toasters, ID: "D", PrimaryKey: testPrimary, SecondaryKey: testSecondary, Twin: twin}
+
+	store, err := OpenStore(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	begun := operation
+	begun.Ended, begun.Status, begun.State, begun.WebhookCalls, begun.NextCall = time.Time{}, Assigning, nil, 0, at
+	for _, err := range []error{
+		store.PutEnrollment(ctx, enrollment),
+		store.BeginOperation(ctx, begun, Registration{ID: "Dev-01", EnrollmentKind: Individual, EnrollmentID: "x", Created: at, Updated: at, Status: Assigning, State: []byte("{}")}),
+		store.SaveProgress(ctx, operation.ID, operation.WebhookCalls, operation.NextCall),
+		store.FinishOperation(ctx, operation, registration, &Placement{Device: device}),
+		store.Close(),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+		t.Errorf("mode %v, %v; want 0600, there are keys in it", info.Mode(), err)
+	}
+
+	store, err = OpenStore(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	enrollments, err1 := store.Enrollments(ctx)
+	gotRegistration, err2 := store.Registration(ctx, "DEV-01")
+	gotOperation, err3 := store.Operation(ctx, "DEV-01", "5.0.1")
+	gotDevice, err4 := store.Device(ctx, strings.ToUpper(toasters), "D")
+	unfinished, err5 := store.UnfinishedOperations(ctx)
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+		t.Fatal(err)
+	}
+	want := []any{[]Enrollment{enrollment}, registration, operation, device, 0}
+	got := []any{enrollments, gotRegistration, gotOperation, gotDevice, len(unfinished)}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Enrollment{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for name, err := range map[string]error{
+		"registration":         second(store.Registration(ctx, "other")),
+		"operation":            second(store.Operation(ctx, "dev-01", "other")),
+		"another's operation":  second(store.Operation(ctx, "other", "5.0.1")),
+		"device in other case": second(store.Device(ctx, toasters, "d")),
+		"twin":                 store.UpdateTwin(ctx, toasters, "other", nil),
+		"deleting":             store.DeleteDevice(ctx, toasters, "other"),
+	} {
+		if !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: got %v, want ErrNotFound", name, err)
+		}
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// An ended operation can be polled for a day.
+func TestStoreForgetsOldOperations(t *testing.T) {
+	store, err := OpenMemoryStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	at := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	r := Registration{ID: "d", State: []byte("{}")}
+	old := Operation{ID: "old", RegistrationID: "d", Begun: at}
+	running := Operation{ID: "running", RegistrationID: "d", Begun: at}
+	for _, op := range []Operation{old, running} {
+		if err := store.BeginOperation(t.Context(), op, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old.Ended = at.Add(time.Minute)
+	if err := store.FinishOperation(t.Context(), old, r, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		id    string
+		begun time.Time
+		want  int
+	}{
+		{"a", old.Ended.Add(operationLifetime), 3},
+		{"b", old.Ended.Add(operationLifetime + time.Second), 3},
+	} {
+		if err := store.BeginOperation(t.Context(), Operation{ID: step.id, RegistrationID: "d", Begun: step.begun}, r); err != nil {
+			t.Fatal(err)
+		}
+		all, err := store.Operations(t.Context(), "d")
+		if err != nil || len(all) != step.want {
+			t.Errorf("after %s: %d operations, %v; want %d", step.id, len(all), err, step.want)
+		}
+	}
+}
+
+// A change that is refused writes nothing.
+func TestUpdateTwinIsAllOrNothing(t *testing.T) {
+	store, err := OpenMemoryStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	r := Registration{ID: "d", State: []byte("{}")}
+	twin, _ := parseInitialTwin([]byte("{}"))
+	if err := store.FinishOperation(t.Context(), Operation{}, r, &Placement{Device: Device{Hub: "h", ID: "d", Twin: twin}}); err != nil {
+		t.Fatal(err)
+	}
+	refusal := errors.New("no")
+	err = store.UpdateTwin(t.Context(), "h", "d", func(twin *Twin) error {
+		twin.ReportedVersion = 7
+		return refusal
+	})
+	if !errors.Is(err, refusal) {
+		t.Errorf("got %v, want the refusal", err)
+	}
+	if d, err := store.Device(t.Context(), "h", "d"); err != nil || d.Twin.ReportedVersion != 1 {
+		t.Errorf("got %+v, %v; want nothing written", d, err)
+	}
+}
+
+func TestNewerStoreIsLeftAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	store, err := OpenStore(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec("INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, 1)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenStore(path); err == nil || !strings.Contains(err.Error(), "use the newer program") {
+		t.Errorf("got %v, want a refusal", err)
+	}
+}
+
+func TestDamagedStore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	if err := os.WriteFile(path, []byte(strings.Repeat("no database ", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenStore(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("got %v, want an error that names the file", err)
+	}
+}

@@ -14,9 +14,12 @@ import (
 
 // operation is a register call whose outcome is being worked out.
 type operation struct {
-	record Operation // owned by the operation's goroutine but for ID, which never changes
-	done   chan struct{}
+	record Operation     // as it was when it was started; never changed
+	done   chan struct{} // closed when the outcome is stored
 }
+
+// key is the operation's place among the running ones.
+func (op *operation) key() string { return strings.ToLower(op.record.RegistrationID) }
 
 // begin stores an operation and starts it. It needs s.mu.
 func (s *service) begin(ctx context.Context, registrationID string, admitted admission, payload []byte) (Operation, error) {
@@ -53,22 +56,14 @@ func (s *service) begin(ctx context.Context, registrationID string, admitted adm
 // start runs a stored operation in a goroutine of its own. It needs s.mu.
 func (s *service) start(record Operation) {
 	op := &operation{record: record, done: make(chan struct{})}
-	key := strings.ToLower(record.RegistrationID)
-	s.running[key] = op
+	s.running[op.key()] = op
 	s.group.Go(func() {
-		if err := s.run(op.record); err != nil {
-			if s.ctx.Err() == nil {
-				// It stays among the running ones, so that the device goes on waiting
-				// instead of beginning a second one beside it.
-				s.logger.Error("operation not ended: see to the store, then start dpslocal again",
-					"registration_id", record.RegistrationID, "operation_id", record.ID, "err", err)
-			}
-			return
+		if err := s.run(op); err != nil && s.ctx.Err() == nil {
+			// It stays among the running ones, so that the device goes on waiting
+			// instead of beginning a second one beside it.
+			s.logger.Error("operation not ended: see to the store, then start dpslocal again",
+				"registration_id", record.RegistrationID, "operation_id", record.ID, "err", err)
 		}
-		s.mu.Lock()
-		delete(s.running, key)
-		s.mu.Unlock()
-		close(op.done)
 	})
 }
 
@@ -89,7 +84,8 @@ func (s *service) resume() error {
 
 // run works out the outcome of an operation and stores it. An error leaves the
 // operation unfinished in the store.
-func (s *service) run(record Operation) error {
+func (s *service) run(op *operation) error {
+	record := op.record
 	r, err := s.store.Registration(s.ctx, record.RegistrationID)
 	if err != nil {
 		return fmt.Errorf("reading the registration: %w", err)
@@ -101,8 +97,7 @@ func (s *service) run(record Operation) error {
 	now := time.Now()
 	place := s.settle(&r, verdict, now)
 	record.Ended, record.Status, record.State = now, r.Status, r.State
-	// The outcome is known, so it is written even if the server is just stopping.
-	if err := s.store.FinishOperation(context.WithoutCancel(s.ctx), record, r, place); err != nil {
+	if err := s.finish(op, record, r, place); err != nil {
 		return fmt.Errorf("storing the outcome: %w", err)
 	}
 	if place != nil && place.From != "" {
@@ -110,6 +105,20 @@ func (s *service) run(record Operation) error {
 	}
 	s.logger.Info("registration ended", "registration_id", record.RegistrationID, "operation_id", record.ID,
 		"status", string(r.Status), "hub", r.AssignedHub, "error_code", verdict.code)
+	return nil
+}
+
+// finish stores the outcome and takes the operation from the running ones in
+// one step: a device that has seen the end and registers again gets a new one.
+func (s *service) finish(op *operation, record Operation, r Registration, place *Placement) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// The outcome is known, so it is written even if the server is just stopping.
+	if err := s.store.FinishOperation(context.WithoutCancel(s.ctx), record, r, place); err != nil {
+		return err
+	}
+	delete(s.running, op.key())
+	close(op.done)
 	return nil
 }
 

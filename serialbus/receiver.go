@@ -18,9 +18,8 @@ type receiver struct {
 func (r *receiver) take(received []byte) ([]byte, bool) {
 	r.buf = append(r.buf, received...)
 	for {
-		if bytes.HasPrefix(r.buf, r.request) { // no reply starts with its whole request: this is our echo (serial 5.4)
-			r.buf = r.buf[len(r.request):]
-		}
+		// No reply starts with its whole request: this is our echo from a two-wire adapter (serial 5.4).
+		r.buf = bytes.TrimPrefix(r.buf, r.request)
 		frame, rest, found := cutFrame(r.buf)
 		if !found {
 			break

@@ -63,6 +63,7 @@ func (a *attempt) run(ctx context.Context) (Assignment, error) {
 	a.operationID = a.request.OperationID
 	uncertain := a.request.Interrupted
 
+	// Twice at the most: an operation that is forgotten again and again will not end well by a third registration.
 	for restarted := false; ; restarted = true {
 		op, answer := operation{id: a.operationID, status: StatusAssigning}, reply{}
 		if op.id == "" {
@@ -92,6 +93,7 @@ func (a *attempt) run(ctx context.Context) (Assignment, error) {
 func (a *attempt) start(ctx context.Context, uncertain bool) (operation, reply, error) {
 	for n := 1; ; n++ {
 		if uncertain {
+			// Failed, disabled and unassigned are what an earlier attempt came to; this one asks anew.
 			found, err := a.lookUp(ctx)
 			if err != nil || found.status == StatusAssigned {
 				return found, reply{}, err
@@ -214,6 +216,7 @@ func (a *attempt) ask(ctx context.Context, q question) (reply, error) {
 			return reply{}, err
 		}
 		answer, err := a.send(ctx, q)
+		// 200 and 202 differ in nothing that the body does not say better (dps-protocol 1).
 		if err == nil && answer.status >= 300 {
 			err = answer.serviceError()
 		}
@@ -241,7 +244,7 @@ func (a *attempt) judge(ctx context.Context, q question, err error) (later *Serv
 		return nil, fmt.Errorf("%s: %w", q.op, context.Cause(ctx))
 	case !errors.As(err, &refused):
 		return nil, &UnreachableError{Op: q.op, Cause: err}
-	case refused.HTTPStatus < statusLater:
+	case refused.HTTPStatus < statusLater: // it means what it says; asking again would not change it
 		return nil, fmt.Errorf("%s: %w", q.op, refused)
 	default:
 		return refused, nil
@@ -284,7 +287,7 @@ func (a *attempt) postpone(ctx context.Context, op string, n int, why *ServiceEr
 	now := time.Now()
 	next := now.Add(retryDelay(n, why.RetryAfter, a.spread))
 	throttled := why.HTTPStatus == http.StatusTooManyRequests
-	if throttled && holdBack {
+	if throttled && holdBack { // polls have a limit of their own (dps-protocol 11.2)
 		a.pace.holdBack(next)
 	}
 	if why.RetryAfter > longestHint {
@@ -318,7 +321,7 @@ func giveUp(op string, next time.Time, why error) error {
 // pause reports p with its wait and sleeps until then. A wait that would pass the attempt's limit ends it at once:
 // the appliance's owner learns what is going on, and nothing sleeps for no purpose.
 func (a *attempt) pause(ctx context.Context, op string, until time.Time, p Progress) error {
-	if !a.deadline.IsZero() && until.After(a.deadline) {
+	if a.pastLimit(until) {
 		why := p.Err
 		if why == nil {
 			why = ErrAttemptLimit
@@ -335,13 +338,22 @@ func (a *attempt) pause(ctx context.Context, op string, until time.Time, p Progr
 	return nil
 }
 
+// pastLimit tells whether the attempt must have ended by then. Before its first request it has no limit, because
+// the wait for its turn is the fleet's doing and not the service's.
+func (a *attempt) pastLimit(then time.Time) bool {
+	return !a.deadline.IsZero() && then.After(a.deadline)
+}
+
 // registerTurn waits until a register may be sent: the hold-back is over and the budget has room.
 func (a *attempt) registerTurn(ctx context.Context) error {
 	for {
 		now := time.Now()
-		if held := a.pace.held(now); held > longestHint {
+		held := a.pace.held(now)
+		if held > longestHint || a.pastLimit(now.Add(held)) {
+			// What would end the attempt that met the limit ends those that it holds back.
 			return &ThrottledError{NextAttempt: now.Add(held)}
-		} else if held > 0 {
+		}
+		if held > 0 {
 			if err := a.pause(ctx, opSubmitting, now.Add(held), Progress{Step: StepWaiting}); err != nil {
 				return err
 			}

@@ -231,7 +231,7 @@ func (c *Client) begin(ctx context.Context) (_ context.Context, end func(), err 
 }
 
 // Close ends all registrations that are running with [ErrClosed], waits for them, and closes the connections. It
-// may be called more than once.
+// may be called more than once, but not from Observe, which it would wait for.
 func (c *Client) Close() {
 	c.mu.Lock()
 	c.end()

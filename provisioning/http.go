@@ -65,6 +65,7 @@ func newHTTPSTransport(cfg Config, host, port string, secure *tls.Config, agent 
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	client.Logger = nil // it would log every failed try as an error that a person must see to
+	// Of its retrying only the loop is left: what is a hiccup, how long to wait and what the caller gets are ours.
 	client.RetryMax = hiccupTries
 	client.CheckRetry = checkHiccup
 	client.Backoff = func(time.Duration, time.Duration, int, *http.Response) time.Duration { return hiccupDelay() }
@@ -107,6 +108,7 @@ type httpsSession struct {
 	key       DeviceKey
 }
 
+// connect has nothing to do: the pool connects when a request needs it.
 func (s *httpsSession) connect(context.Context) (bool, error) { return false, nil }
 
 func (s *httpsSession) close() {}
@@ -125,7 +127,7 @@ func (s *httpsSession) lookup(ctx context.Context, body []byte) (reply, error) {
 
 // exchange sends one request with a fresh token and reads its answer.
 func (s *httpsSession) exchange(ctx context.Context, method, address string, body []byte) (reply, error) {
-	if method == http.MethodPut {
+	if method == http.MethodPut { // the others change nothing and may be sent twice
 		ctx = watchWriting(ctx)
 	}
 	request, err := retryablehttp.NewRequestWithContext(ctx, method, address+"?api-version="+apiVersion, body)

@@ -30,7 +30,7 @@ func CheckRegistrationID(id string) error {
 		return fmt.Errorf("%w: it has %d characters, the service takes %d", ErrRegistrationID, len(id), maxRegistrationID)
 	}
 	if at := indexNotIn(id, alphanumeric+"-._:"); at >= 0 {
-		return fmt.Errorf("%w: %q holds %q, allowed are letters, digits and - . _ :", ErrRegistrationID, id, firstRune(id[at:]))
+		return fmt.Errorf("%w: %q holds %q, allowed are - . _ : and letters and digits", ErrRegistrationID, id, firstRune(id[at:]))
 	}
 	if last := id[len(id)-1:]; !strings.Contains(alphanumeric+"-", last) {
 		return fmt.Errorf("%w: %q ends with %q, it must end with a letter, a digit or -", ErrRegistrationID, id, last)

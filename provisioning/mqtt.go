@@ -22,7 +22,7 @@ const (
 
 const (
 	mqttPort      = "8883"
-	mqttKeepAlive = 60 * time.Second
+	mqttKeepAlive = 60 * time.Second // a wait of rule 2 may be longer; a connection that died meanwhile is made anew
 )
 
 // mqttTransport is what all MQTT sessions share: how to connect.
@@ -59,11 +59,12 @@ type mqttSession struct {
 	conn           *mqttrpc.Conn // nil until connected
 }
 
+// connect retries hiccups as go-retryablehttp does for HTTPS. A CONNACK is an answer and not a hiccup.
 func (s *mqttSession) connect(ctx context.Context) (fresh bool, err error) {
 	if s.conn != nil && s.conn.Err() == nil {
 		return false, nil
 	}
-	s.close()
+	s.close() // what is left of a connection that broke
 	for try := 0; ; try++ {
 		s.conn, err = s.dial(ctx)
 		if err == nil {
@@ -83,6 +84,7 @@ func (s *mqttSession) connect(ctx context.Context) (fresh bool, err error) {
 	}
 }
 
+// dial makes one connection, with a token of its own (rule 10).
 func (s *mqttSession) dial(ctx context.Context) (*mqttrpc.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
@@ -107,6 +109,7 @@ func (s *mqttSession) username() string {
 		"/api-version=" + apiVersion + "&ClientVersion=" + escapeComponent(s.transport.agent)
 }
 
+// register is sent once: a PUBLISH that got no answer may have begun a registration all the same (rule 12).
 func (s *mqttSession) register(ctx context.Context, body []byte) (reply, error) {
 	return s.call(ctx, registerTopic, "", body)
 }
@@ -125,6 +128,7 @@ func (s *mqttSession) poll(ctx context.Context, operationID string) (reply, erro
 	return s.call(ctx, pollTopic, params, nil)
 }
 
+// call makes one exchange, in the time that Azure's own clients allow for it.
 func (s *mqttSession) call(ctx context.Context, topic, params string, body []byte) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()

@@ -391,6 +391,24 @@ func TestRule2ALongHoldBackEndsTheOthersToo(t *testing.T) {
 	})
 }
 
+// TestRule2AHoldBackPastTheLimitIsThrottling: the attempt ran out of time because of the throttling, and says so.
+func TestRule2AHoldBackPastTheLimitIsThrottling(t *testing.T) {
+	eachTransport(t, func(t *testing.T, service *dps) {
+		service.cfg.AttemptLimit = time.Minute
+		service.script = inOrder(refusal(503, 0, "30"))
+		client := service.client(t)
+		time.AfterFunc(10*time.Second, func() { client.pace.holdBack(time.Now().Add(100 * time.Second)) })
+		_, err := client.Register(t.Context(), request())
+		var throttled *ThrottledError
+		if !errors.As(err, &throttled) {
+			t.Fatalf("got %v, want a ThrottledError", err)
+		}
+		if at := throttled.NextAttempt.Sub(service.begun); at != 110*time.Second {
+			t.Errorf("next attempt after %v, want when the hold-back ends", at)
+		}
+	})
+}
+
 // TestRule2APollDoesNotHoldBack: polls have a limit of their own (dps-protocol 11.2).
 func TestRule2APollDoesNotHoldBack(t *testing.T) {
 	eachTransport(t, func(t *testing.T, service *dps) {

@@ -275,6 +275,7 @@ func TestEndingsOfAnAttempt(t *testing.T) {
 		}, StateUnreachable, 10 * time.Minute, 10 * time.Minute},
 		{"throttled with a long hint", func() error { return throttled(20 * time.Minute) }, StateThrottled, 20 * time.Minute, 20 * time.Minute},
 		{"throttled ten times", func() error { return throttled(10 * time.Second) }, StateThrottled, time.Minute, 15 * time.Minute},
+		{"throttled by a neighbour", func() error { return &provisioning.ThrottledError{NextAttempt: time.Now().Add(7 * time.Minute)} }, StateThrottled, 7 * time.Minute, 7 * time.Minute},
 		{"a day is the most", func() error { return throttled(1000 * time.Hour) }, StateThrottled, 24 * time.Hour, 24 * time.Hour},
 		{"refused by the policy", func() error { return &provisioning.FailedError{Status: provisioning.StatusFailed, Code: 400207} }, StateRefused, time.Minute, 15 * time.Minute},
 		{"disabled", func() error { return &provisioning.FailedError{Status: provisioning.StatusDisabled} }, StateDisabled, 24 * time.Hour, 24 * time.Hour},
@@ -323,6 +324,12 @@ func TestOperationIDBeforeTheNextStep(t *testing.T) {
 		}
 		var r *rig
 		r = newRig(t, directory, func(ctx context.Context, request provisioning.Request) (provisioning.Assignment, error) {
+			if got := onDisk(r); got == nil || got.InDoubt {
+				t.Errorf("before anything: got %+v, want an intent that is not in doubt", got)
+			}
+			if err := request.Observe(provisioning.Progress{Step: provisioning.StepSubmitting}); err != nil {
+				t.Error(err)
+			}
 			if got := onDisk(r); got == nil || !got.InDoubt || got.OperationID != "" {
 				t.Errorf("before the PUT: got %+v, want an intent in doubt", got)
 			}
@@ -357,7 +364,10 @@ func TestOperationIDBeforeTheNextStep(t *testing.T) {
 func TestRegisterInDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		directory := t.TempDir()
-		first := newRig(t, directory, func(ctx context.Context, _ provisioning.Request) (provisioning.Assignment, error) {
+		first := newRig(t, directory, func(ctx context.Context, request provisioning.Request) (provisioning.Assignment, error) {
+			if err := request.Observe(provisioning.Progress{Step: provisioning.StepSubmitting}); err != nil {
+				t.Error(err)
+			}
 			<-ctx.Done()
 			return provisioning.Assignment{}, ctx.Err()
 		}, agreeable)

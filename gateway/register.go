@@ -36,7 +36,7 @@ func (a *appliance) register(ctx context.Context) {
 	request.Observe = func(p provisioning.Progress) error { return a.observe(ctx, p) }
 	result, err := a.world.registrar.Register(ctx, request)
 	switch {
-	case ctx.Err() != nil: // shutting down: the operation ID is on disk
+	case ctx.Err() != nil: // shutting down: what is known is on disk
 	case err == nil:
 		a.assigned(ctx, result, request)
 	default:
@@ -65,10 +65,6 @@ func (a *appliance) intend(ctx context.Context) (provisioning.Request, bool) {
 		}
 		g.Attempts++
 		g.NextAttempt = time.Time{}
-		g.InDoubt = true
-		if r.Assignment == nil {
-			r.State, r.Error = StateRegistering, nil
-		}
 		a.facts.registered = true
 	})
 	return request, saved
@@ -83,19 +79,21 @@ func (a *appliance) observe(ctx context.Context, p provisioning.Progress) error 
 	saved := a.update(ctx, func(r *record) {
 		g := r.Registration
 		begun = p.OperationID != "" && g.OperationID != p.OperationID
-		g.OperationID = p.OperationID
-		if p.Step == provisioning.StepThrottled {
+		g.OperationID, g.NextAttempt = p.OperationID, time.Time{}
+		// Of an appliance with an assignment in force state tells that one, not the asking.
+		first := r.Assignment == nil
+		switch p.Step {
+		case provisioning.StepWaiting, provisioning.StepConnected: // nothing has been asked yet
+		case provisioning.StepThrottled:
 			g.NextAttempt = time.Now().Add(p.Wait)
-		} else {
-			g.NextAttempt = time.Time{}
-		}
-		if r.Assignment != nil {
-			return // the one in force stays so; state tells of it, not of the asking
-		}
-		if p.Step == provisioning.StepThrottled {
-			r.State, r.Error = StateThrottled, trouble(p.Err)
-		} else {
-			r.State, r.Error = StateRegistering, nil
+			if first {
+				r.State, r.Error = StateThrottled, trouble(p.Err)
+			}
+		default:
+			g.InDoubt = g.InDoubt || p.Step == provisioning.StepSubmitting
+			if first {
+				r.State, r.Error = StateRegistering, nil
+			}
 		}
 	})
 	if !saved {
@@ -155,7 +153,7 @@ func outcome(err error, attempts int, now time.Time) (State, time.Duration) {
 	switch {
 	case errors.As(err, &throttled):
 		asked := throttled.NextAttempt.Sub(now)
-		if longHint(err) {
+		if longHint(err) || throttled.Cause == nil { // nil: a neighbour drew the 429
 			return StateThrottled, min(asked, hintMost)
 		}
 		return StateThrottled, max(asked, outerWait(attempts))

@@ -210,6 +210,9 @@ func TestEndToEnd(t *testing.T) {
 			if got := e.heatPump.Settings(7)["temperatureSetting"]; got != "65" {
 				t.Errorf("the heat pump was set to %q by a value out of bounds", got)
 			}
+			if got := string(refused.Reported["state"]); got != `"on"` {
+				t.Errorf("state reported as %s beside a refused property, want \"on\"", got)
+			}
 
 			before := len(e.service.Operations(toasterID))
 			if err := e.service.DeleteDevice(toasterHub, toasterID); err != nil {

@@ -181,17 +181,11 @@ func (a *appliance) configure(ctx context.Context, session hubSession, twin hub.
 		AssignedHub: assigned.AssignedHub, DeviceID: assigned.DeviceID,
 		Desired: twin.Desired.Values, Payload: assigned.Payload,
 	})
-	var rejected *serialbus.RejectedError
-	switch {
-	case ctx.Err() != nil:
+	if ctx.Err() != nil {
 		return false
-	case errors.As(err, &rejected):
-		a.setTrouble(ctx, twin.Desired.Version, &Trouble{
-			Kind: "setting-rejected", Verdict: err.Error(), Owner: "policy owner",
-			Next: "correct the desired property " + rejected.Property + " in the device's twin or in the policy that sets it",
-		})
-		return false // until the twin changes
-	case err != nil:
+	}
+	var rejected *serialbus.RejectedError
+	if err != nil && !errors.As(err, &rejected) {
 		a.setTrouble(ctx, 0, &Trouble{
 			Kind: "line", Verdict: "the settings could not be written: " + err.Error(), Owner: "technician",
 			Next: "check the appliance's power and its line; the gateway goes on trying",
@@ -199,22 +193,39 @@ func (a *appliance) configure(ctx context.Context, session hubSession, twin hub.
 		return true
 	}
 	a.log.Info("settings read back", "wrote", applied.Wrote, "properties", len(applied.Reported), "unmapped", applied.Unmapped)
-	if patch := differing(applied.Reported, twin.Reported.Values); len(patch) > 0 {
-		reporting, cancel := context.WithTimeout(ctx, twinRequestTime)
-		defer cancel()
-		version, err := session.Report(reporting, patch)
-		if err != nil {
-			a.log.Warn("reported properties not sent", "err", err)
-			return true
-		}
-		a.log.Info("properties reported", "reported_version", version, "properties", len(patch))
+	if err := a.report(ctx, session, differing(applied.Reported, twin.Reported.Values)); err != nil {
+		a.log.Warn("reported properties not sent", "err", err)
+		return true
 	}
 	a.update(ctx, func(r *record) {
-		r.State, r.Error = StateConfigured, nil
+		if rejected == nil {
+			r.State, r.Error = StateConfigured, nil
+		}
 		a.facts.reported, a.facts.unmapped = applied.Reported, applied.Unmapped
 		a.facts.version = twin.Desired.Version
 	})
+	if rejected != nil { // the others are in place; this one waits for another twin
+		a.setTrouble(ctx, twin.Desired.Version, &Trouble{
+			Kind: "setting-rejected", Verdict: err.Error(), Owner: "policy owner",
+			Next: "correct the desired property " + rejected.Property + " in the device's twin or in the policy that sets it",
+		})
+	}
 	return false
+}
+
+// report sends the part of the reported properties that the twin does not hold.
+func (a *appliance) report(ctx context.Context, session hubSession, patch map[string]json.RawMessage) error {
+	if len(patch) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, twinRequestTime)
+	defer cancel()
+	version, err := session.Report(ctx, patch)
+	if err != nil {
+		return err
+	}
+	a.log.Info("properties reported", "reported_version", version, "properties", len(patch))
+	return nil
 }
 
 // setTrouble keeps the state and says what keeps the appliance in it. version

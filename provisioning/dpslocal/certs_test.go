@@ -101,6 +101,27 @@ func TestDamagedCA(t *testing.T) {
 	}
 }
 
+// TestRenewalAtStart: a certificate that came of age while the program was off.
+func TestRenewalAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		first := openTestCertificates(t, dir, testConfig())
+		time.Sleep(leafRenewal - time.Minute)
+		if again := openTestCertificates(t, dir, testConfig()); !again.current.Load().Leaf.Equal(first.current.Load().Leaf) {
+			t.Error("renewed before it was due")
+		}
+		time.Sleep(2 * time.Minute)
+		again := openTestCertificates(t, dir, testConfig())
+		if again.current.Load().Leaf.Equal(first.current.Load().Leaf) || string(again.caPEM) != string(first.caPEM) {
+			t.Error("want a new certificate of the old CA")
+		}
+		time.Sleep(caLifetime)
+		if last := openTestCertificates(t, dir, testConfig()); string(last.caPEM) == string(first.caPEM) {
+			t.Error("an expired CA was kept")
+		}
+	})
+}
+
 // TestRenewal runs for a year: a fresh certificate every 60 days, the same CA.
 func TestRenewal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

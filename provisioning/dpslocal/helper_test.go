@@ -101,7 +101,7 @@ func (h *scriptedWebhook) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	return &http.Response{
 		StatusCode: answer.status,
-		Header:     http.Header{},
+		Header:     http.Header{"Location": {"/elsewhere"}}, // counts with a redirect only
 		Body:       io.NopCloser(strings.NewReader(answer.body)),
 		Request:    r,
 	}, nil

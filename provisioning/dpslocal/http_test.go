@@ -41,7 +41,7 @@ func TestHTTPSRegistration(t *testing.T) {
 		}
 	}
 	operation := decodeStatus(t, body).OperationID
-	response, body = do(t, client, "GET", base+"/operations/"+operation+"?api-version=2021-06-01", token, "{}")
+	response, body = do(t, client, "GET", base+"/operations/"+operation+"?api-version=2021-06-01", token, "{}", "Content-Type", "text/plain")
 	if got := decodeStatus(t, body); response.StatusCode != 200 || got.Status != "assigned" || response.Header.Get("Retry-After") != "" {
 		t.Errorf("poll: %d %v %s", response.StatusCode, response.Header, body)
 	}

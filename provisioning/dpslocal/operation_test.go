@@ -289,6 +289,9 @@ func TestAdmissions(t *testing.T) {
 				if state := got.RegistrationState; state.SymmetricKey == nil || state.SymmetricKey.EnrollmentGroupID != tt.group {
 					t.Errorf("got %+v, want symmetricKey with group %q", state, tt.group)
 				}
+				if want := map[bool]string{true: tt.id, false: "Boiler-1"}[tt.group != ""]; got.RegistrationState.DeviceID != want {
+					t.Errorf("device ID %q, want %q", got.RegistrationState.DeviceID, want)
+				}
 				device, err := s.store.Device(t.Context(), got.RegistrationState.AssignedHub, got.RegistrationState.DeviceID)
 				if err != nil {
 					t.Fatal(err)

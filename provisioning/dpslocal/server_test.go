@@ -169,22 +169,39 @@ func TestLimitedListener(t *testing.T) {
 	for range maxConnectionsPerAddress {
 		conns = append(conns, accept())
 	}
-	done := make(chan net.Conn)
+	accepted := make(chan net.Conn)
 	go func() {
-		conn, _ := limited.Accept()
-		done <- conn
+		for {
+			conn, err := limited.Accept()
+			if err != nil {
+				close(accepted)
+				return
+			}
+			accepted <- conn
+		}
 	}()
-	beyond, err := listener.dial()
-	if err != nil {
-		t.Fatal(err)
+	beyond := func() {
+		t.Helper()
+		conn, err := listener.dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err == nil {
+			t.Error("a connection beyond the cap was served")
+		}
 	}
-	if _, err := beyond.Read(make([]byte, 1)); err == nil {
-		t.Error("a connection beyond the cap was served")
-	}
+	beyond()
 	conns[0].Close()
 	conns[0].Close() // counts once
 	if _, err := listener.dial(); err != nil {
 		t.Fatal(err)
 	}
-	(<-done).Close()
+	(<-accepted).Close()
+	if _, err := listener.dial(); err != nil {
+		t.Fatal(err)
+	}
+	<-accepted
+	beyond()
+	limited.Close()
+	<-accepted
 }

@@ -137,6 +137,22 @@ func TestStoreForgetsOldOperations(t *testing.T) {
 	}
 }
 
+// A transaction that fails half-way leaves nothing behind.
+func TestBeginIsAllOrNothing(t *testing.T) {
+	store, err := OpenMemoryStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	stray := Operation{ID: "o", RegistrationID: "another"} // refused: its registration is not there
+	if err := store.BeginOperation(t.Context(), stray, Registration{ID: "d", State: []byte("{}")}); err == nil {
+		t.Fatal("an operation without its registration was stored")
+	}
+	if _, err := store.Registration(t.Context(), "d"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("got %v, want the registration not stored either", err)
+	}
+}
+
 // A change that is refused writes nothing.
 func TestUpdateTwinIsAllOrNothing(t *testing.T) {
 	store, err := OpenMemoryStore()

@@ -168,6 +168,36 @@ func TestSASVectors(t *testing.T) {
 	}
 }
 
+// TestSASForms goes beyond the vectors: what a verifier must not fall for, and
+// a signature that a client did not escape.
+func TestSASForms(t *testing.T) {
+	// The signature holds a "+", which a query parser would turn into a space.
+	const plus = "SharedAccessSignature sr=r&sig=+Ac=&se=1"
+	token, err := parseSASToken(plus)
+	if err != nil || !bytes.Equal(token.signature, []byte{0xf8, 0x07}) {
+		t.Errorf("%s: got %v, %v", plus, token.signature, err)
+	}
+	for _, text := range []string{
+		"SharedAccessSignature sr=r&sr=r&sig=AA==&se=1",
+		"SharedAccessSignature sr=r&sig=AA==&se=1&se=2",
+		"SharedAccessSignature sr=r&sig=AA==&se=1&",
+		"SharedAccessSignature sr=r&sig=AA==&se=1&x",
+		"SharedAccessSignature sr=%zz&sig=AA==&se=1",
+		"SharedAccessSignature sr=r&sig=%zz&se=1",
+		"SharedAccessSignature sr=r&sig=!&se=1",
+		"SharedAccessSignature sr=r&sig=AA==&se=-1",
+		"SharedAccessSignature sr=r&sig=AA==&se=1e3",
+		"SharedAccessSignature sr=r&sig=AA==&se=99999999999999999999",
+		"SharedAccessSignature&sr=r&sig=AA==&se=1",
+		"SharedAccessSignature sr=r&sig=AA==&se=1&x=" + strings.Repeat("x", maxSASToken),
+		"",
+	} {
+		if _, err := parseSASToken(text); !errors.Is(err, errSASForm) {
+			t.Errorf("%.80q: got %v, want %v", text, err, errSASForm)
+		}
+	}
+}
+
 // TestDeviceTokens shows the vectors to the service at the time of the bubble,
 // the year 2000, in which all of them but one are still good.
 func TestDeviceTokens(t *testing.T) {

@@ -135,12 +135,13 @@ func TestStoredEnrollmentCounts(t *testing.T) {
 		t.Fatalf("keys %q, %q, %v; log %s", first, secondary, err, log)
 	}
 	cfg.EnrollmentGroups[0].WebhookURL = "https://elsewhere.example/?code=SECRET2"
+	cfg.EnrollmentGroups[0].WebhookCAFile = s.CAFile() // not part of the enrollment
 	s, log = open()
 	if again, _, _ := s.GroupKeys(testGroup); again != first {
 		t.Error("the generated key changed with a restart")
 	}
-	if group, _ := s.service.enrollments.find(Group, testGroup); group.WebhookURL != testHook {
-		t.Error("the stored webhook was replaced")
+	if group, _ := s.service.enrollments.find(Group, testGroup); group.WebhookURL != testHook || group.webhookCAFile != s.CAFile() {
+		t.Errorf("webhook %s with CA file %q, want the stored one with the configured file", string(group.WebhookURL), group.webhookCAFile)
 	}
 	if !strings.Contains(log, "differs_in=webhook_url") || strings.Contains(log, "SECRET") {
 		t.Errorf("log %q, want a warning without the key", log)

@@ -61,8 +61,8 @@ func TestStoreKeepsEverything(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
-		t.Errorf("mode %v, %v; want 0600, there are keys in it", info.Mode(), err)
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 || info.Size() == 0 {
+		t.Errorf("%+v, %v; want a file with mode 0600, there are keys in it", info, err)
 	}
 
 	store, err = OpenStore(path)

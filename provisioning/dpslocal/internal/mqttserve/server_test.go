@@ -209,6 +209,21 @@ func TestSessionErrorCloses(t *testing.T) {
 	})
 }
 
+// The end of the server is the end of its connections, also of silent ones.
+func TestStopEndsConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		conn, stop := serve(t, r)
+		write(t, conn, connectDev)
+		read(t, conn, 4)
+		begun := time.Now()
+		stop()
+		if got := time.Since(begun); got != 0 || !strings.HasSuffix(r.seen(), "closed") {
+			t.Errorf("stopped after %s, %s; want at once and closed", got, r.seen())
+		}
+	})
+}
+
 // A peer that does not take what it is sent loses its connection after the
 // write time-out and holds nobody up for longer.
 func TestStuckPeer(t *testing.T) {

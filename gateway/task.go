@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 )
@@ -44,7 +45,7 @@ func runTasks(ctx context.Context, tasks []task, ready func()) error {
 	})
 	<-ctx.Done()
 	group.Wait()
-	if cause := context.Cause(ctx); cause != context.Canceled && cause != context.DeadlineExceeded {
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
 	return nil

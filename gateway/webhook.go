@@ -97,7 +97,9 @@ func (w *webhook) Run(ctx context.Context) error {
 		w.log.Warn("webhook requests cut off", "err", err)
 		w.server.Close()
 	}
-	<-ended
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
 	return nil
 }
 
@@ -107,11 +109,7 @@ func (w *webhook) reload() error {
 	if err != nil {
 		return fmt.Errorf("reading [allocation] function_keys: %w; the old ones stay in force", err)
 	}
-	if len(keys) == 0 && w.cfg.FunctionKeys != "" {
-		return errors.New("[allocation] function_keys holds no key any more; the old ones stay in force")
-	}
-	w.handler.SetKeys(keys)
-	return nil
+	return w.handler.SetKeys(keys) // refuses to open what was locked
 }
 
 // functionKeys reads the keys that a caller may show; none without a name.

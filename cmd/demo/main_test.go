@@ -6,15 +6,35 @@ import (
 	"bytes"
 	"encoding/json"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/contoso/gatewayd/gateway"
 )
 
+// buffer is standard error for a demo: its parts log to it side by side.
+type buffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
 // demo runs the demo to its end and decodes what it printed.
 func demo(t *testing.T, args ...string) result {
 	t.Helper()
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
+	var stderr buffer
 	if status := run(append(args, "--once", "--json"), &stdout, &stderr); status != 0 {
 		t.Fatalf("exit status %d:\n%s", status, stderr.String())
 	}
@@ -76,7 +96,8 @@ func TestUsage(t *testing.T) {
 		"only flags":                   {"now"},
 		"leaves no time":               {"--timeout", "0s"},
 	} {
-		var stdout, stderr bytes.Buffer
+		var stdout bytes.Buffer
+	var stderr buffer
 		if status := run(args, &stdout, &stderr); status != 2 || !strings.Contains(stderr.String(), want) {
 			t.Errorf("%v: status %d, %q; want 2 and %q", args, status, stderr.String(), want)
 		}
@@ -85,7 +106,8 @@ func TestUsage(t *testing.T) {
 
 // TestTimeout says why each appliance is not there, and exits 1.
 func TestTimeout(t *testing.T) {
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
+	var stderr buffer
 	status := run([]string{"--once", "--timeout", "1ms"}, &stdout, &stderr)
 	if status != 1 || !strings.Contains(stderr.String(), "breakroom499-contoso-tstrsd-007: ") {
 		t.Errorf("status %d:\n%s", status, stderr.String())

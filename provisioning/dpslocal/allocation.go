@@ -55,6 +55,7 @@ func (s *service) candidates(enrollment Enrollment, r Registration) []string {
 	return chosen
 }
 
+// containsFold tells whether a host name is among others; host names have no case.
 func containsFold(names []string, name string) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) })
 }

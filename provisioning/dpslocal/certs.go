@@ -89,6 +89,7 @@ func openCertificates(dir string, cfg Config, logger *slog.Logger) (*certificate
 	return c, nil
 }
 
+// path is where a file of the directory is.
 func (c *certificates) path(file string) string { return filepath.Join(c.dir, file) }
 
 // loadCA reads the CA of an earlier start; it leaves caCert nil when there is none.
@@ -136,6 +137,8 @@ func (c *certificates) caServes(now time.Time) bool {
 	return true
 }
 
+// makeCA makes a CA that may sign for the names and addresses of this server, for
+// no other and for no further CA, and stores it.
 func (c *certificates) makeCA(now time.Time) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -191,6 +194,8 @@ func (c *certificates) loadServer(now time.Time) error {
 	return c.renew(now)
 }
 
+// serverServes tells whether a stored server certificate is of this CA, of the
+// right age, and good for every name and address.
 func (c *certificates) serverServes(leaf *x509.Certificate, now time.Time) bool {
 	if leaf.CheckSignatureFrom(c.caCert) != nil || now.Before(leaf.NotBefore) || !now.Before(renewalTime(leaf)) {
 		return false
@@ -208,6 +213,7 @@ func (c *certificates) serverServes(leaf *x509.Certificate, now time.Time) bool 
 	return true
 }
 
+// renewalTime is when a certificate is to be replaced.
 func renewalTime(leaf *x509.Certificate) time.Time {
 	return leaf.NotAfter.Add(leafRenewal - leafLifetime)
 }
@@ -279,6 +285,7 @@ func (c *certificates) tlsConfig(protocols ...string) *tls.Config {
 	}
 }
 
+// writeKey stores a private key so that only the owner can read it.
 func (c *certificates) writeKey(file string, key *ecdsa.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {

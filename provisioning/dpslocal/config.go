@@ -50,7 +50,8 @@ type Config struct {
 	EnrollmentGroups []EnrollmentGroup
 	Enrollments      []IndividualEnrollment
 
-	// PolicyKeys are the shared access policies of the service API.
+	// PolicyKeys are the shared access policies of the service API. They are
+	// checked, so that one file serves every version; no call needs them so far.
 	PolicyKeys []PolicyKey
 
 	// TLSNames are further DNS names or IP addresses for the server's certificate.

@@ -34,20 +34,24 @@ type rawConfig struct {
 	Enrollment      []rawIndividual `toml:"enrollment"`
 }
 
+// rawHub is a [[hub]].
 type rawHub struct {
 	Name string `toml:"name"`
 }
 
+// rawPolicyKey is a [[policy_key]].
 type rawPolicyKey struct {
 	Name string `toml:"name"`
 	Key  string `toml:"key"`
 }
 
+// rawGroup is an [[enrollment_group]].
 type rawGroup struct {
 	ID string `toml:"id"`
 	rawTerms
 }
 
+// rawIndividual is an [[enrollment]].
 type rawIndividual struct {
 	RegistrationID string `toml:"registration_id"`
 	DeviceID       string `toml:"device_id"`
@@ -191,6 +195,7 @@ func (t *rawTerms) resolve(path string) {
 	}
 }
 
+// rawJSON is a document written as text; no text is no document.
 func rawJSON(text string) json.RawMessage {
 	if text == "" {
 		return nil
@@ -236,6 +241,7 @@ func keysOf(table reflect.Type) []string {
 	return keys
 }
 
+// fieldOf returns the type of the field that a TOML key is decoded into.
 func fieldOf(table reflect.Type, key string) (reflect.Type, bool) {
 	if table.Kind() != reflect.Struct {
 		return nil, false

@@ -62,6 +62,8 @@ func (e Enrollment) String() string {
 // key is what entries are told apart by: kind and ID without case.
 func (e Enrollment) key() string { return string(e.Kind) + "/" + strings.ToLower(e.ID) }
 
+// entry turns a group into the common form, with the documented defaults for what
+// is not said.
 func (g EnrollmentGroup) entry() Enrollment {
 	return Enrollment{
 		Kind:               Group,
@@ -78,6 +80,7 @@ func (g EnrollmentGroup) entry() Enrollment {
 	}
 }
 
+// entry does the same for an individual enrollment.
 func (i IndividualEnrollment) entry() Enrollment {
 	return Enrollment{
 		Kind:               Individual,
@@ -164,6 +167,7 @@ type enrollments struct {
 	entries map[string]Enrollment // Enrollment.key → entry
 }
 
+// put inserts an entry or replaces the one of its kind and ID.
 func (s *enrollments) put(e Enrollment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,6 +177,7 @@ func (s *enrollments) put(e Enrollment) {
 	s.entries[e.key()] = e
 }
 
+// find returns the entry of a kind and ID, spelt in any case.
 func (s *enrollments) find(kind EnrollmentKind, id string) (Enrollment, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -92,6 +92,8 @@ func (h *hubs) disconnect(hub, deviceID string) {
 	}
 }
 
+// sessionKey tells connections apart: host names have no case, device IDs do
+// (dps-protocol 2.2).
 func sessionKey(hub, deviceID string) string { return strings.ToLower(hub) + "/" + deviceID }
 
 // setDesired merges a patch into the desired properties and tells a connected
@@ -197,6 +199,9 @@ func (d *hubSession) publish(filter, topic string, payload []byte) error {
 	return d.conn.Publish(topic, payload, qos)
 }
 
+// notifyDesired tells the device what changed, nulls included, with the version
+// that the change made. A device that misses it finds out by the gap in the
+// versions and reads the whole twin.
 func (d *hubSession) notifyDesired(patch map[string]json.RawMessage, version int) {
 	topic := fmt.Sprintf("%s?$version=%d", twinDesiredTopic, version)
 	if err := d.publish(twinDesiredFilter, topic, encodeJSON(withVersion(patch, version))); err != nil {
@@ -227,6 +232,8 @@ func (d *hubSession) Publish(ctx context.Context, m mqttserve.Message) error {
 	return d.patchReported(ctx, rid, m.Payload)
 }
 
+// getTwin answers a read. Only a store in trouble, or a device that was deleted
+// this instant, has none to give; the connection ends then.
 func (d *hubSession) getTwin(ctx context.Context, rid string) error {
 	device, err := d.hubs.store.Device(ctx, d.hub, d.deviceID)
 	if err != nil {
@@ -235,6 +242,8 @@ func (d *hubSession) getTwin(ctx context.Context, rid string) error {
 	return d.respond(200, rid, "", device.Twin.document())
 }
 
+// patchReported merges what the device reports. A patch that is refused is
+// answered 400 and changes nothing, not even the version.
 func (d *hubSession) patchReported(ctx context.Context, rid string, payload []byte) error {
 	var patch map[string]json.RawMessage
 	if err := decodeJSON(payload, &patch); err != nil || patch == nil {
@@ -262,10 +271,12 @@ func (d *hubSession) patchReported(ctx context.Context, rid string, payload []by
 	return d.respond(204, rid, fmt.Sprintf("&$version=%d", version), nil)
 }
 
+// refuse answers 400 with the reason in an error body.
 func (d *hubSession) refuse(rid string, why error) error {
 	return d.respond(400, rid, "", refuse(400, codeInvalid, sentence(why)).body)
 }
 
+// respond sends the answer to a twin request; extra are further topic parameters.
 func (d *hubSession) respond(status int, rid, extra string, payload []byte) error {
 	return d.publish(twinResultFilter, fmt.Sprintf("%s%d/?$rid=%s%s", twinResultTopic, status, rid, extra), payload)
 }

@@ -24,6 +24,7 @@ type limitedListener struct {
 	byAddress map[string]int
 }
 
+// limitListener puts the caps on a listener.
 func limitListener(l net.Listener) net.Listener {
 	return &limitedListener{Listener: l, byAddress: make(map[string]int)}
 }
@@ -43,6 +44,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	}
 }
 
+// enter counts a connection in, unless a cap is reached.
 func (l *limitedListener) enter(address string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,6 +56,7 @@ func (l *limitedListener) enter(address string) bool {
 	return true
 }
 
+// leave counts a connection out.
 func (l *limitedListener) leave(address string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

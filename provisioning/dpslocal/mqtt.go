@@ -23,6 +23,7 @@ type mqttFront struct {
 	devices *table[*dpsSession] // the provisioning service's connections
 }
 
+// newMQTTFront makes the handler of all MQTT connections.
 func newMQTTFront(s *service) *mqttFront {
 	return &mqttFront{service: s, hubs: s.hubs, devices: new(table[*dpsSession])}
 }
@@ -51,6 +52,7 @@ type userName struct {
 	apiVersion              string
 }
 
+// errUserName is answered with return code 4, bad user name or password.
 var errUserName = errors.New("not a user name of the provisioning service or of a hub")
 
 // parseUserName reads "{idScope}/registrations/{registrationId}/api-version=V..."
@@ -109,6 +111,8 @@ type dpsTopic struct {
 	operationID string // decoded
 }
 
+// errTopic ends a connection: without a request ID there is no topic to answer on,
+// and a foreign topic means a client that is lost (dps-protocol 6.7).
 var errTopic = errors.New("a topic that means nothing here")
 
 // parseDPSTopic reads the topic of a register or operation status call.
@@ -153,6 +157,7 @@ type dpsSession struct {
 
 func (d *dpsSession) close() { d.conn.Close() }
 
+// key names the device among the live ones; registration IDs have no case.
 func (d *dpsSession) key() string { return strings.ToLower(d.user.registrationID) }
 
 // Start implements mqttserve.Session. Only a device that has proven itself
@@ -264,6 +269,7 @@ func (t *table[S]) leave(key string, s S) {
 	}
 }
 
+// find returns the live connection of a key.
 func (t *table[S]) find(key string) (S, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

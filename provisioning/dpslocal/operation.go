@@ -217,6 +217,7 @@ func (v verdict) deviceKeys() (primary, secondary Secret) {
 	return deriveSecret(v.enrollment.PrimaryKey, v.keyID), deriveSecret(v.enrollment.SecondaryKey, v.keyID)
 }
 
+// deriveSecret is deriveKey on base64 text.
 func deriveSecret(groupKey Secret, keyID string) Secret {
 	key, err := decodeKey(string(groupKey))
 	if err != nil {
@@ -225,6 +226,8 @@ func deriveSecret(groupKey Secret, keyID string) Secret {
 	return Secret(base64.StdEncoding.EncodeToString(deriveKey(key, keyID)))
 }
 
+// assigningState is what a poll shows until the end. The registration ID must be
+// in it: one client refuses the document without (dps-protocol 3.5).
 func assigningState(registrationID string) []byte {
 	return encodeJSON(registrationState{RegistrationID: registrationID, Status: Assigning})
 }

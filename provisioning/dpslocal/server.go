@@ -35,10 +35,11 @@ type Options struct {
 	HTTPS, MQTT string
 
 	// HTTPSListener and MQTTListener take the place of the addresses. The server
-	// speaks TLS on what they accept, and closes them.
+	// speaks TLS on what they accept, and closes them, also when New fails.
 	HTTPSListener, MQTTListener net.Listener
 
-	// Store takes the place of the SQLite file in Dir. The server closes it.
+	// Store takes the place of the SQLite file in Dir. The server closes it, also
+	// when New fails.
 	Store Store
 
 	// WebhookTransport carries all webhook calls; by default each enrollment has
@@ -60,7 +61,6 @@ type Options struct {
 // with Run; everything else may be called before, during and after.
 type Server struct {
 	config  Config
-	dir     string
 	logger  *slog.Logger
 	certs   *certificates
 	store   Store
@@ -90,7 +90,7 @@ func New(cfg Config, opts Options) (_ *Server, err error) {
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the directory: %w", err)
 	}
-	s := &Server{config: cfg, dir: opts.Dir, logger: logger}
+	s := &Server{config: cfg, logger: logger, store: opts.Store, https: opts.HTTPSListener, mqtt: opts.MQTTListener}
 	defer func() {
 		if err != nil {
 			_ = s.Close()
@@ -99,7 +99,6 @@ func New(cfg Config, opts Options) (_ *Server, err error) {
 	if s.certs, err = openCertificates(opts.Dir, cfg, logger); err != nil {
 		return nil, err
 	}
-	s.store = opts.Store
 	if s.store == nil {
 		if s.store, err = OpenStore(filepath.Join(opts.Dir, cfg.StoreFile)); err != nil {
 			return nil, err
@@ -110,15 +109,16 @@ func New(cfg Config, opts Options) (_ *Server, err error) {
 	if err := s.service.open(cfg); err != nil {
 		return nil, err
 	}
-	if s.https, err = listen(opts.HTTPSListener, opts.HTTPS); err != nil {
+	if s.https, err = listen(s.https, opts.HTTPS); err != nil {
 		return nil, fmt.Errorf("listening for HTTPS: %w", err)
 	}
-	if s.mqtt, err = listen(opts.MQTTListener, opts.MQTT); err != nil {
+	if s.mqtt, err = listen(s.mqtt, opts.MQTT); err != nil {
 		return nil, fmt.Errorf("listening for MQTT: %w", err)
 	}
 	return s, nil
 }
 
+// newService makes the parts behind the transports and ties them together.
 func newService(cfg Config, opts Options, store Store, logger *slog.Logger) *service {
 	s := &service{
 		idScope:    cfg.IDScope,
@@ -140,6 +140,7 @@ func newService(cfg Config, opts Options, store Store, logger *slog.Logger) *ser
 	return s
 }
 
+// listen returns the listener that was given, or binds an address.
 func listen(given net.Listener, address string) (net.Listener, error) {
 	if given != nil {
 		return given, nil
@@ -193,6 +194,8 @@ func (s *Server) Run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// serveHTTPS serves the device API until ctx ends, and then waits for the calls
+// that are being answered.
 func (s *Server) serveHTTPS(ctx context.Context) error {
 	server := newHTTPServer(s.service, s.logger)
 	drained := make(chan struct{})

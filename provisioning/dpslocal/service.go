@@ -58,6 +58,8 @@ type answer struct {
 	drop       bool // close the connection instead
 }
 
+// apiVersionPattern takes any version, since the calls differ in nothing that
+// matters here (dps-protocol 3.2).
 var apiVersionPattern = regexp.MustCompile(`^20\d\d-\d\d-\d\d(-preview)?$`)
 
 // serve answers a call. It is the one door into the service.
@@ -128,6 +130,7 @@ type admission struct {
 	keyID string
 }
 
+// errScope is told to the log only; the device learns that it is not authorized.
 var errScope = errors.New("the ID scope is not of this service")
 
 // authenticate finds the enrollment that admits a device by dps-protocol 10.1:
@@ -229,6 +232,8 @@ func (s *service) accepted(operationID string) answer {
 	}
 }
 
+// retryHint is what a 202 says: whole seconds, since one client hangs on anything
+// else.
 func (s *service) retryHint() string { return strconv.Itoa(int(s.retryAfter / time.Second)) }
 
 // holdPoll is how long a poll waits for its operation when devices were told

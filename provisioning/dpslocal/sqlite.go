@@ -62,6 +62,9 @@ func OpenMemoryStore() (Store, error) {
 	return store, nil
 }
 
+// openSQLite opens a database and brings its schema up to date. The pragmas are in
+// the name because they are of a connection, not of the file: every commit is
+// synced, and writers wait for each other instead of failing.
 func openSQLite(name string) (*sqliteStore, error) {
 	db, err := sql.Open("sqlite", name+
 		"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)&_txlock=immediate")
@@ -75,6 +78,7 @@ func openSQLite(name string) (*sqliteStore, error) {
 	return &sqliteStore{db}, nil
 }
 
+// migrate applies the migrations that the file does not have yet.
 func migrate(db *sql.DB) error {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -96,6 +100,7 @@ func migrate(db *sql.DB) error {
 	return err
 }
 
+// Close implements Store.
 func (s *sqliteStore) Close() error { return s.db.Close() }
 
 // transact runs f in one transaction.
@@ -110,6 +115,7 @@ func (s *sqliteStore) transact(ctx context.Context, f func(tx *sql.Tx) error) er
 	return tx.Commit()
 }
 
+// Enrollments implements EnrollmentStore.
 func (s *sqliteStore) Enrollments(ctx context.Context) ([]Enrollment, error) {
 	rows, err := s.db.QueryContext(ctx, `SELECT kind, id, device_id, primary_key, secondary_key, provisioning_status,
 		allocation_policy, webhook_url, hubs, reprovision_policy, initial_twin, etag, created, updated
@@ -131,6 +137,7 @@ func (s *sqliteStore) Enrollments(ctx context.Context) ([]Enrollment, error) {
 	return all, rows.Err()
 }
 
+// PutEnrollment implements EnrollmentStore.
 func (s *sqliteStore) PutEnrollment(ctx context.Context, e Enrollment) error {
 	_, err := s.db.ExecContext(ctx, `INSERT OR REPLACE INTO enrollments
 		(kind, id_key, id, device_id, primary_key, secondary_key, provisioning_status, allocation_policy, webhook_url,
@@ -142,6 +149,7 @@ func (s *sqliteStore) PutEnrollment(ctx context.Context, e Enrollment) error {
 	return err
 }
 
+// Registration implements RegistrationStore.
 func (s *sqliteStore) Registration(ctx context.Context, id string) (Registration, error) {
 	var r Registration
 	err := s.db.QueryRowContext(ctx, `SELECT id, enrollment_kind, enrollment_id, created, updated, status, state,
@@ -151,9 +159,11 @@ func (s *sqliteStore) Registration(ctx context.Context, id string) (Registration
 	return r, notFound(err)
 }
 
+// operationColumns selects what columns scans, in the same order.
 const operationColumns = `SELECT id, registration_id, begun, ended, status, state, enrollment_kind, enrollment_id, key_id,
 	payload, webhook_calls, next_call FROM operations `
 
+// columns are the places that a row of operationColumns is scanned into.
 func (op *Operation) columns() []any {
 	return []any{
 		&op.ID, &op.RegistrationID,
@@ -168,6 +178,7 @@ func (op *Operation) columns() []any {
 	}
 }
 
+// Operation implements RegistrationStore.
 func (s *sqliteStore) Operation(ctx context.Context, registrationID, operationID string) (Operation, error) {
 	var op Operation
 	err := s.db.QueryRowContext(ctx, operationColumns+`WHERE id = ? AND registration_key = ?`,
@@ -175,14 +186,17 @@ func (s *sqliteStore) Operation(ctx context.Context, registrationID, operationID
 	return op, notFound(err)
 }
 
+// Operations implements RegistrationStore.
 func (s *sqliteStore) Operations(ctx context.Context, registrationID string) ([]Operation, error) {
 	return s.operations(ctx, operationColumns+`WHERE registration_key = ? ORDER BY begun`, strings.ToLower(registrationID))
 }
 
+// UnfinishedOperations implements RegistrationStore.
 func (s *sqliteStore) UnfinishedOperations(ctx context.Context) ([]Operation, error) {
 	return s.operations(ctx, operationColumns+`WHERE ended = '' ORDER BY begun`)
 }
 
+// operations runs a query for any number of operations.
 func (s *sqliteStore) operations(ctx context.Context, query string, args ...any) ([]Operation, error) {
 	rows, err := s.db.QueryContext(ctx, query, args...)
 	if err != nil {
@@ -200,6 +214,7 @@ func (s *sqliteStore) operations(ctx context.Context, query string, args ...any)
 	return all, rows.Err()
 }
 
+// BeginOperation implements RegistrationStore.
 func (s *sqliteStore) BeginOperation(ctx context.Context, op Operation, r Registration) error {
 	return s.transact(ctx, func(tx *sql.Tx) error {
 		if err := putRegistration(ctx, tx, r); err != nil {
@@ -218,12 +233,14 @@ func (s *sqliteStore) BeginOperation(ctx context.Context, op Operation, r Regist
 	})
 }
 
+// SaveProgress implements RegistrationStore.
 func (s *sqliteStore) SaveProgress(ctx context.Context, operationID string, calls int, next time.Time) error {
 	_, err := s.db.ExecContext(ctx, `UPDATE operations SET webhook_calls = ?, next_call = ? WHERE id = ?`,
 		calls, textOf(next), operationID)
 	return err
 }
 
+// FinishOperation implements RegistrationStore.
 func (s *sqliteStore) FinishOperation(ctx context.Context, op Operation, r Registration, place *Placement) error {
 	return s.transact(ctx, func(tx *sql.Tx) error {
 		if err := putRegistration(ctx, tx, r); err != nil {
@@ -238,6 +255,8 @@ func (s *sqliteStore) FinishOperation(ctx context.Context, op Operation, r Regis
 	})
 }
 
+// putRegistration writes a registration. The spelling and the time of the first
+// one stay.
 func putRegistration(ctx context.Context, tx *sql.Tx, r Registration) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO registrations (id_key, id, enrollment_kind, enrollment_id, created, updated,
 		status, state, assigned_hub, device_id, substatus) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -274,10 +293,13 @@ func putPlacement(ctx context.Context, tx *sql.Tx, place Placement) error {
 	return err
 }
 
+// Device implements DeviceStore.
 func (s *sqliteStore) Device(ctx context.Context, hub, id string) (Device, error) {
 	return selectDevice(ctx, s.db, hub, id)
 }
 
+// UpdateTwin implements DeviceStore. The transaction takes the write lock when it
+// begins, so that what was read is still true when it is written.
 func (s *sqliteStore) UpdateTwin(ctx context.Context, hub, id string, change func(*Twin) error) error {
 	return s.transact(ctx, func(tx *sql.Tx) error {
 		device, err := selectDevice(ctx, tx, hub, id)
@@ -295,6 +317,7 @@ func (s *sqliteStore) UpdateTwin(ctx context.Context, hub, id string, change fun
 	})
 }
 
+// DeleteDevice implements DeviceStore.
 func (s *sqliteStore) DeleteDevice(ctx context.Context, hub, id string) error {
 	return deleteDevice(ctx, s.db, hub, id)
 }
@@ -305,6 +328,7 @@ type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
+// selectDevice reads one device, or returns ErrNotFound.
 func selectDevice(ctx context.Context, q querier, hub, id string) (Device, error) {
 	var d Device
 	err := q.QueryRowContext(ctx, `SELECT hub, id, primary_key, secondary_key, tags, desired, desired_version, reported,
@@ -314,6 +338,7 @@ func selectDevice(ctx context.Context, q querier, hub, id string) (Device, error
 	return d, notFound(err)
 }
 
+// deleteDevice removes one device, or returns ErrNotFound.
 func deleteDevice(ctx context.Context, q querier, hub, id string) error {
 	result, err := q.ExecContext(ctx, `DELETE FROM devices WHERE hub_key = ? AND id = ?`, strings.ToLower(hub), id)
 	if err != nil {
@@ -325,6 +350,7 @@ func deleteDevice(ctx context.Context, q querier, hub, id string) error {
 	return nil
 }
 
+// notFound turns the driver's word for no row into ours.
 func notFound(err error) error {
 	if errors.Is(err, sql.ErrNoRows) {
 		return ErrNotFound
@@ -332,6 +358,7 @@ func notFound(err error) error {
 	return err
 }
 
+// textOf writes a time, the zero time as no text.
 func textOf(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -339,6 +366,7 @@ func textOf(t time.Time) string {
 	return t.UTC().Format(storeTime)
 }
 
+// sectionText writes a section of a twin; one that was never set is empty.
 func sectionText(section map[string]json.RawMessage) string {
 	if section == nil {
 		return "{}"
@@ -349,6 +377,7 @@ func sectionText(section map[string]json.RawMessage) string {
 // timeColumn scans what textOf wrote.
 type timeColumn struct{ t *time.Time }
 
+// Scan implements sql.Scanner.
 func (c timeColumn) Scan(value any) error {
 	text, ok := value.(string)
 	if !ok {
@@ -366,6 +395,7 @@ func (c timeColumn) Scan(value any) error {
 // rawColumn scans a JSON document that may be absent.
 type rawColumn struct{ raw *json.RawMessage }
 
+// Scan implements sql.Scanner.
 func (c rawColumn) Scan(value any) error {
 	text, ok := value.(string)
 	if !ok {
@@ -381,6 +411,7 @@ func (c rawColumn) Scan(value any) error {
 // jsonColumn decodes a JSON document into what v points at.
 type jsonColumn struct{ v any }
 
+// Scan implements sql.Scanner.
 func (c jsonColumn) Scan(value any) error {
 	text, ok := value.(string)
 	if !ok {

@@ -70,6 +70,8 @@ func mergeSection(section, patch map[string]json.RawMessage, limit int) (map[str
 	return merged, nil
 }
 
+// merge is RFC 7396 with the rules of a twin: names that a hub takes, and no more
+// than ten objects within each other, which bounds the recursion too.
 func merge(target, patch map[string]json.RawMessage, depth int) (map[string]json.RawMessage, error) {
 	if depth > maxTwinDepth {
 		return nil, fmt.Errorf("nested deeper than %d objects", maxTwinDepth)
@@ -112,6 +114,8 @@ func objectOf(value json.RawMessage) map[string]json.RawMessage {
 	return object
 }
 
+// forbiddenInTwin tells the characters that a hub refuses in a name; "$" is kept
+// for its own members.
 func forbiddenInTwin(r rune) bool {
 	return r == '$' || r == '.' || r == ' ' || r < 0x20 || r == 0x7f
 }

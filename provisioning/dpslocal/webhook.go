@@ -54,24 +54,33 @@ type enrollmentDocument struct {
 	CustomAllocationDefinition customAllocationDefinition `json:"customAllocationDefinition"`
 }
 
+// attestationDocument is cut down to the type: no key leaves the service
+// (dps-protocol 12.1).
 type attestationDocument struct {
 	Type string `json:"type"`
 }
 
+// capabilitiesDocument says that nothing here is an edge device.
 type capabilitiesDocument struct {
 	IoTEdge bool `json:"iotEdge"`
 }
 
+// reprovisionPolicyDocument is a ReprovisionPolicy as the two flags that the wire
+// has for it (dps-protocol 19.1).
 type reprovisionPolicyDocument struct {
 	UpdateHubAssignment bool `json:"updateHubAssignment"`
 	MigrateDeviceData   bool `json:"migrateDeviceData"`
 }
 
+// customAllocationDefinition names the webhook, with its query masked.
 type customAllocationDefinition struct {
 	WebhookURL string `json:"webhookUrl"`
 	APIVersion string `json:"apiVersion"`
 }
 
+// deviceRuntimeContext is what is known of the device. The current members are
+// there exactly when it holds an assignment (dps-protocol 19.3); symmetricKey is
+// an empty object, whatever the documentation promises.
 type deviceRuntimeContext struct {
 	RegistrationID        string          `json:"registrationId"`
 	CurrentIoTHubHostName string          `json:"currentIotHubHostName,omitempty"`
@@ -152,6 +161,8 @@ func (w *webhook) trust(caFile string) error {
 	return err
 }
 
+// roundTripper returns the transport that trusts a CA file, made on first use and
+// kept for its connections.
 func (w *webhook) roundTripper(caFile string) (http.RoundTripper, error) {
 	if w.transport != nil {
 		return w.transport, nil
@@ -183,6 +194,7 @@ func (w *webhook) roundTripper(caFile string) (http.RoundTripper, error) {
 	return transport, nil
 }
 
+// closeIdle ends the connections that nobody uses.
 func (w *webhook) closeIdle() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -208,6 +220,7 @@ func (w *webhook) post(ctx context.Context, e Enrollment, request []byte) webhoo
 	return outcome
 }
 
+// exchange makes the HTTP call. Its errors show no URL.
 func (w *webhook) exchange(ctx context.Context, e Enrollment, request []byte) webhookOutcome {
 	transport, err := w.roundTripper(e.webhookCAFile)
 	if err != nil {

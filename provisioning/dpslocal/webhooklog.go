@@ -21,6 +21,9 @@ type webhookLog struct {
 	w  io.Writer
 }
 
+// write prints one exchange: the seven lines that the portal shows. A call that
+// the service will repeat counts as failed, as a function that throws does; a
+// refusal is a function that worked.
 func (l *webhookLog) write(webhookURL string, request []byte, outcome webhookOutcome, begun, ended time.Time) {
 	name := "webhook"
 	if u, err := url.Parse(webhookURL); err == nil && u.Path != "" && u.Path != "/" {

@@ -110,18 +110,29 @@ type operationStatus struct {
 // registrationState is what the service knows of one registration, in the
 // order in which a captured answer of the real service has its members.
 type registrationState struct {
-	SymmetricKey           *symmetricKeyState `json:"symmetricKey,omitempty"`
-	RegistrationID         string             `json:"registrationId"`
-	CreatedDateTimeUTC     string             `json:"createdDateTimeUtc,omitempty"`
-	AssignedHub            string             `json:"assignedHub,omitempty"`
-	DeviceID               string             `json:"deviceId,omitempty"`
-	Status                 Status             `json:"status"`
-	Substatus              string             `json:"substatus,omitempty"`
-	ErrorCode              int                `json:"errorCode,omitempty"`
-	ErrorMessage           string             `json:"errorMessage,omitempty"`
-	LastUpdatedDateTimeUTC string             `json:"lastUpdatedDateTimeUtc,omitempty"`
-	ETag                   string             `json:"etag,omitempty"`
-	Payload                json.RawMessage    `json:"payload,omitempty"`
+	// SymmetricKey is there once a device is assigned.
+	SymmetricKey       *symmetricKeyState `json:"symmetricKey,omitempty"`
+	RegistrationID     string             `json:"registrationId"`
+	CreatedDateTimeUTC string             `json:"createdDateTimeUtc,omitempty"`
+
+	// AssignedHub, DeviceID and Substatus are of an assigned registration only; a
+	// failed one does not repeat the assignment that is still in force.
+	AssignedHub string `json:"assignedHub,omitempty"`
+	DeviceID    string `json:"deviceId,omitempty"`
+	Status      Status `json:"status"`
+	Substatus   string `json:"substatus,omitempty"`
+
+	// ErrorCode and ErrorMessage are of a failed one only.
+	ErrorCode    int    `json:"errorCode,omitempty"`
+	ErrorMessage string `json:"errorMessage,omitempty"`
+
+	LastUpdatedDateTimeUTC string `json:"lastUpdatedDateTimeUtc,omitempty"`
+
+	// ETag is base64 of the quoted tag, an opaque text to everybody.
+	ETag string `json:"etag,omitempty"`
+
+	// Payload is the webhook's, never the device's own.
+	Payload json.RawMessage `json:"payload,omitempty"`
 }
 
 // symmetricKeyState names the group of an assigned device; it is empty for an

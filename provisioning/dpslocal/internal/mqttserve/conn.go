@@ -43,6 +43,7 @@ func (c *Conn) Publish(topic string, payload []byte, qos byte) error {
 // Close ends the connection; the session's Closed follows.
 func (c *Conn) Close() { _ = c.net.Close() }
 
+// send sends any packet but a PUBLISH, which needs a packet ID.
 func (c *Conn) send(packet packets.ControlPacket) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -22,6 +22,7 @@ const (
 )
 
 var (
+	// What is wrong with a packet. Either one ends the connection.
 	errTooLarge  = errors.New("packet too large")
 	errMalformed = errors.New("malformed packet")
 )

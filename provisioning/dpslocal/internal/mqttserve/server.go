@@ -145,6 +145,7 @@ func (s *Server) closeAll() {
 	}
 }
 
+// add makes a connection one of those that closeAll closes.
 func (s *Server) add(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -154,12 +155,14 @@ func (s *Server) add(c *Conn) {
 	}
 }
 
+// remove forgets a connection that has ended.
 func (s *Server) remove(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
 }
 
+// serveConn sees a connection from its first byte to its end.
 func (s *Server) serveConn(ctx context.Context, c *Conn) {
 	s.add(c)
 	defer s.remove(c)
@@ -243,6 +246,7 @@ func serveSession(ctx context.Context, c *Conn, reader *bufio.Reader, session Se
 	}
 }
 
+// handle deals with one packet of a session.
 func handle(ctx context.Context, c *Conn, session Session, packet packets.ControlPacket) error {
 	switch p := packet.(type) {
 	case *packets.PublishPacket:

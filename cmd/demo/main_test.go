@@ -97,7 +97,7 @@ func TestUsage(t *testing.T) {
 		"leaves no time":               {"--timeout", "0s"},
 	} {
 		var stdout bytes.Buffer
-	var stderr buffer
+		var stderr buffer
 		if status := run(args, &stdout, &stderr); status != 2 || !strings.Contains(stderr.String(), want) {
 			t.Errorf("%v: status %d, %q; want 2 and %q", args, status, stderr.String(), want)
 		}

@@ -43,6 +43,12 @@ type Enrollment struct {
 	ReprovisionPolicy        ReprovisionPolicy
 	InitialTwin              json.RawMessage
 
+	// WebhookAPIVersion is what the service API was told of the webhook, and
+	// DeviceInformation the free object of an individual enrollment. Both are
+	// kept and shown, and mean nothing here.
+	WebhookAPIVersion string
+	DeviceInformation json.RawMessage
+
 	// ETag changes with each write. It is shown in quotes on the wire.
 	ETag             string
 	Created, Updated time.Time

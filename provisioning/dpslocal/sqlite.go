@@ -118,8 +118,8 @@ func (s *sqliteStore) transact(ctx context.Context, f func(tx *sql.Tx) error) er
 // Enrollments implements EnrollmentStore.
 func (s *sqliteStore) Enrollments(ctx context.Context) ([]Enrollment, error) {
 	rows, err := s.db.QueryContext(ctx, `SELECT kind, id, device_id, primary_key, secondary_key, provisioning_status,
-		allocation_policy, webhook_url, hubs, reprovision_policy, initial_twin, etag, created, updated
-		FROM enrollments ORDER BY kind, id_key`)
+		allocation_policy, webhook_url, webhook_api_version, hubs, reprovision_policy, initial_twin, device_information,
+		etag, created, updated FROM enrollments ORDER BY kind, id_key`)
 	if err != nil {
 		return nil, err
 	}
@@ -128,8 +128,8 @@ func (s *sqliteStore) Enrollments(ctx context.Context) ([]Enrollment, error) {
 	for rows.Next() {
 		var e Enrollment
 		if err := rows.Scan(&e.Kind, &e.ID, &e.DeviceID, &e.PrimaryKey, &e.SecondaryKey, &e.ProvisioningStatus,
-			&e.AllocationPolicy, &e.WebhookURL, jsonColumn{&e.Hubs}, &e.ReprovisionPolicy, rawColumn{&e.InitialTwin},
-			&e.ETag, timeColumn{&e.Created}, timeColumn{&e.Updated}); err != nil {
+			&e.AllocationPolicy, &e.WebhookURL, &e.WebhookAPIVersion, jsonColumn{&e.Hubs}, &e.ReprovisionPolicy,
+			rawColumn{&e.InitialTwin}, rawColumn{&e.DeviceInformation}, &e.ETag, timeColumn{&e.Created}, timeColumn{&e.Updated}); err != nil {
 			return nil, err
 		}
 		all = append(all, e)
@@ -141,21 +141,80 @@ func (s *sqliteStore) Enrollments(ctx context.Context) ([]Enrollment, error) {
 func (s *sqliteStore) PutEnrollment(ctx context.Context, e Enrollment) error {
 	_, err := s.db.ExecContext(ctx, `INSERT OR REPLACE INTO enrollments
 		(kind, id_key, id, device_id, primary_key, secondary_key, provisioning_status, allocation_policy, webhook_url,
-		 hubs, reprovision_policy, initial_twin, etag, created, updated)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		 webhook_api_version, hubs, reprovision_policy, initial_twin, device_information, etag, created, updated)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		e.Kind, strings.ToLower(e.ID), e.ID, e.DeviceID, string(e.PrimaryKey), string(e.SecondaryKey), e.ProvisioningStatus,
-		e.AllocationPolicy, string(e.WebhookURL), string(encodeJSON(e.Hubs)), e.ReprovisionPolicy, string(e.InitialTwin),
-		e.ETag, textOf(e.Created), textOf(e.Updated))
+		e.AllocationPolicy, string(e.WebhookURL), e.WebhookAPIVersion, string(encodeJSON(e.Hubs)), e.ReprovisionPolicy,
+		string(e.InitialTwin), string(e.DeviceInformation), e.ETag, textOf(e.Created), textOf(e.Updated))
 	return err
+}
+
+// DeleteEnrollment implements EnrollmentStore.
+func (s *sqliteStore) DeleteEnrollment(ctx context.Context, kind EnrollmentKind, id string) error {
+	return deleteOne(ctx, s.db, `DELETE FROM enrollments WHERE kind = ? AND id_key = ?`, kind, strings.ToLower(id))
 }
 
 // Registration implements RegistrationStore.
 func (s *sqliteStore) Registration(ctx context.Context, id string) (Registration, error) {
+	return selectRegistration(ctx, s.db, id)
+}
+
+// RegistrationsOf implements RegistrationStore.
+func (s *sqliteStore) RegistrationsOf(ctx context.Context, groupID, after string, limit int) ([]Registration, error) {
+	rows, err := s.db.QueryContext(ctx, registrationColumns+`WHERE enrollment_kind = ? AND lower(enrollment_id) = ? AND id_key > ?
+		ORDER BY id_key LIMIT ?`, Group, strings.ToLower(groupID), strings.ToLower(after), limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []Registration
+	for rows.Next() {
+		var r Registration
+		if err := rows.Scan(r.columns()...); err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return all, rows.Err()
+}
+
+// DeleteRegistration implements RegistrationStore.
+func (s *sqliteStore) DeleteRegistration(ctx context.Context, id string, allow func(Registration) error) error {
+	return s.transact(ctx, func(tx *sql.Tx) error {
+		r, err := selectRegistration(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if err := allow(r); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM operations WHERE registration_key = ?`, strings.ToLower(id)); err != nil {
+			return err
+		}
+		return deleteOne(ctx, tx, `DELETE FROM registrations WHERE id_key = ?`, strings.ToLower(id))
+	})
+}
+
+// registrationColumns selects what columns scans, in the same order.
+const registrationColumns = `SELECT id, enrollment_kind, enrollment_id, created, updated, status, state,
+	assigned_hub, device_id, substatus FROM registrations `
+
+// columns are the places that a row of registrationColumns is scanned into.
+func (r *Registration) columns() []any {
+	return []any{
+		&r.ID, &r.EnrollmentKind, &r.EnrollmentID,
+		timeColumn{&r.Created},
+		timeColumn{&r.Updated},
+		&r.Status,
+		rawColumn{&r.State},
+		&r.AssignedHub, &r.DeviceID, &r.Substatus,
+	}
+}
+
+// selectRegistration reads one registration, or returns ErrNotFound.
+func selectRegistration(ctx context.Context, q querier, id string) (Registration, error) {
 	var r Registration
-	err := s.db.QueryRowContext(ctx, `SELECT id, enrollment_kind, enrollment_id, created, updated, status, state,
-		assigned_hub, device_id, substatus FROM registrations WHERE id_key = ?`, strings.ToLower(id)).
-		Scan(&r.ID, &r.EnrollmentKind, &r.EnrollmentID, timeColumn{&r.Created}, timeColumn{&r.Updated}, &r.Status,
-			rawColumn{&r.State}, &r.AssignedHub, &r.DeviceID, &r.Substatus)
+	err := q.QueryRowContext(ctx, registrationColumns+`WHERE id_key = ?`, strings.ToLower(id)).Scan(r.columns()...)
 	return r, notFound(err)
 }
 
@@ -284,11 +343,11 @@ func putPlacement(ctx context.Context, tx *sql.Tx, place Placement) error {
 			return err
 		}
 	}
-	_, err := tx.ExecContext(ctx, `INSERT INTO devices (hub_key, hub, id, primary_key, secondary_key, tags, desired,
-		desired_version, reported, reported_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+	_, err := tx.ExecContext(ctx, `INSERT INTO devices (hub_key, hub, id, primary_key, secondary_key, tags, tags_version, desired,
+		desired_version, reported, reported_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (hub_key, id) DO UPDATE SET primary_key = excluded.primary_key, secondary_key = excluded.secondary_key`,
 		strings.ToLower(device.Hub), device.Hub, device.ID, string(device.PrimaryKey), string(device.SecondaryKey),
-		sectionText(device.Twin.Tags), sectionText(device.Twin.Desired), device.Twin.DesiredVersion,
+		sectionText(device.Twin.Tags), device.Twin.TagsVersion, sectionText(device.Twin.Desired), device.Twin.DesiredVersion,
 		sectionText(device.Twin.Reported), device.Twin.ReportedVersion)
 	return err
 }
@@ -309,9 +368,9 @@ func (s *sqliteStore) UpdateTwin(ctx context.Context, hub, id string, change fun
 		if err := change(&device.Twin); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE devices SET tags = ?, desired = ?, desired_version = ?, reported = ?,
+		_, err = tx.ExecContext(ctx, `UPDATE devices SET tags = ?, tags_version = ?, desired = ?, desired_version = ?, reported = ?,
 			reported_version = ? WHERE hub_key = ? AND id = ?`,
-			sectionText(device.Twin.Tags), sectionText(device.Twin.Desired), device.Twin.DesiredVersion,
+			sectionText(device.Twin.Tags), device.Twin.TagsVersion, sectionText(device.Twin.Desired), device.Twin.DesiredVersion,
 			sectionText(device.Twin.Reported), device.Twin.ReportedVersion, strings.ToLower(hub), id)
 		return err
 	})
@@ -331,16 +390,21 @@ type querier interface {
 // selectDevice reads one device, or returns ErrNotFound.
 func selectDevice(ctx context.Context, q querier, hub, id string) (Device, error) {
 	var d Device
-	err := q.QueryRowContext(ctx, `SELECT hub, id, primary_key, secondary_key, tags, desired, desired_version, reported,
-		reported_version FROM devices WHERE hub_key = ? AND id = ?`, strings.ToLower(hub), id).
-		Scan(&d.Hub, &d.ID, &d.PrimaryKey, &d.SecondaryKey, jsonColumn{&d.Twin.Tags}, jsonColumn{&d.Twin.Desired},
-			&d.Twin.DesiredVersion, jsonColumn{&d.Twin.Reported}, &d.Twin.ReportedVersion)
+	err := q.QueryRowContext(ctx, `SELECT hub, id, primary_key, secondary_key, tags, tags_version, desired, desired_version,
+		reported, reported_version FROM devices WHERE hub_key = ? AND id = ?`, strings.ToLower(hub), id).
+		Scan(&d.Hub, &d.ID, &d.PrimaryKey, &d.SecondaryKey, jsonColumn{&d.Twin.Tags}, &d.Twin.TagsVersion,
+			jsonColumn{&d.Twin.Desired}, &d.Twin.DesiredVersion, jsonColumn{&d.Twin.Reported}, &d.Twin.ReportedVersion)
 	return d, notFound(err)
 }
 
 // deleteDevice removes one device, or returns ErrNotFound.
 func deleteDevice(ctx context.Context, q querier, hub, id string) error {
-	result, err := q.ExecContext(ctx, `DELETE FROM devices WHERE hub_key = ? AND id = ?`, strings.ToLower(hub), id)
+	return deleteOne(ctx, q, `DELETE FROM devices WHERE hub_key = ? AND id = ?`, strings.ToLower(hub), id)
+}
+
+// deleteOne removes one row, or returns ErrNotFound.
+func deleteOne(ctx context.Context, q querier, statement string, args ...any) error {
+	result, err := q.ExecContext(ctx, statement, args...)
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,8 @@ func TestStoreKeepsEverything(t *testing.T) {
 	enrollment := Enrollment{
 		Kind: Individual, ID: "Dev-01", DeviceID: "D", PrimaryKey: testPrimary, SecondaryKey: testSecondary,
 		ProvisioningStatus: Disabled, AllocationPolicy: Custom, WebhookURL: testHook, Hubs: []string{toasters},
-		ReprovisionPolicy: ReprovisionReset, InitialTwin: []byte(`{"tags":{}}`), ETag: "e", Created: at, Updated: at.Add(time.Second),
+		ReprovisionPolicy: ReprovisionReset, InitialTwin: []byte(`{"tags":{}}`), WebhookAPIVersion: "2021-10-01",
+		DeviceInformation: []byte(`{"a":1}`), ETag: "e", Created: at, Updated: at.Add(time.Second),
 	}
 	registration := Registration{
 		ID: "Dev-01", EnrollmentKind: Individual, EnrollmentID: "Dev-01", Created: at, Updated: at, Status: Assigned,
@@ -41,6 +42,7 @@ func TestStoreKeepsEverything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	twin.TagsVersion = 7
 	device := Device{Hub: toasters, ID: "D", PrimaryKey: testPrimary, SecondaryKey: testSecondary, Twin: twin}
 
 	store, err := OpenStore(path)
@@ -90,6 +92,8 @@ func TestStoreKeepsEverything(t *testing.T) {
 		"device in other case": second(store.Device(ctx, toasters, "d")),
 		"twin":                 store.UpdateTwin(ctx, toasters, "other", nil),
 		"deleting":             store.DeleteDevice(ctx, toasters, "other"),
+		"enrollment":           store.DeleteEnrollment(ctx, Group, "Dev-01"),
+		"old registration":     store.DeleteRegistration(ctx, "other", nil),
 	} {
 		if !errors.Is(err, ErrNotFound) {
 			t.Errorf("%s: got %v, want ErrNotFound", name, err)
@@ -98,6 +102,65 @@ func TestStoreKeepsEverything(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// TestStoreListsAndDeletes reads a group's registrations in pages, and deletes.
+func TestStoreListsAndDeletes(t *testing.T) {
+	store, err := OpenMemoryStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	ctx := t.Context()
+	for _, r := range []Registration{
+		{ID: "b", EnrollmentKind: Group, EnrollmentID: "G"},
+		{ID: "C", EnrollmentKind: Group, EnrollmentID: "g"},
+		{ID: "a", EnrollmentKind: Group, EnrollmentID: "g"},
+		{ID: "g", EnrollmentKind: Individual, EnrollmentID: "g"},
+		{ID: "d", EnrollmentKind: Group, EnrollmentID: "other"},
+	} {
+		r.State = []byte("{}")
+		if err := store.BeginOperation(ctx, Operation{ID: "op-" + r.ID, RegistrationID: r.ID}, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page := func(after string, limit int) (ids []string) {
+		t.Helper()
+		registrations, err := store.RegistrationsOf(ctx, "G", after, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range registrations {
+			ids = append(ids, r.ID)
+		}
+		return ids
+	}
+	if diff := cmp.Diff([][]string{{"a", "b"}, {"C"}, nil}, [][]string{page("", 2), page("B", 2), page("c", 2)}); diff != "" {
+		t.Errorf("pages (-want +got):\n%s", diff)
+	}
+	refused := errors.New("not this one")
+	if err := store.DeleteRegistration(ctx, "A", func(Registration) error { return refused }); !errors.Is(err, refused) {
+		t.Errorf("got %v, want the error of allow", err)
+	}
+	var seen string
+	if err := store.DeleteRegistration(ctx, "A", func(r Registration) error { seen = r.ID; return nil }); err != nil || seen != "a" {
+		t.Errorf("allow saw %q, %v", seen, err)
+	}
+	if diff := cmp.Diff([]string{"b", "C"}, page("", 9)); diff != "" {
+		t.Errorf("after deleting a (-want +got):\n%s", diff)
+	}
+	if operations, err := store.Operations(ctx, "a"); err != nil || len(operations) != 0 {
+		t.Errorf("operations of a deleted registration: %+v, %v", operations, err)
+	}
+	if err := store.PutEnrollment(ctx, Enrollment{Kind: Group, ID: "G"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.DeleteEnrollment(ctx, Group, "g"); err != nil {
+		t.Errorf("deleting an enrollment: %v", err)
+	}
+	if left, err := store.Enrollments(ctx); err != nil || len(left) != 0 {
+		t.Errorf("enrollments left: %+v, %v", left, err)
+	}
+}
 
 // An ended operation can be polled for a day.
 func TestStoreForgetsOldOperations(t *testing.T) {

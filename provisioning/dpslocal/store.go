@@ -31,11 +31,22 @@ type EnrollmentStore interface {
 
 	// PutEnrollment inserts an entry or replaces the one of the same kind and ID.
 	PutEnrollment(ctx context.Context, e Enrollment) error
+
+	DeleteEnrollment(ctx context.Context, kind EnrollmentKind, id string) error
 }
 
 // RegistrationStore keeps registrations and the operations that work on them.
 type RegistrationStore interface {
 	Registration(ctx context.Context, id string) (Registration, error)
+
+	// RegistrationsOf returns up to limit registrations of an enrollment group in
+	// the order of their lower-cased IDs, beginning behind the ID after.
+	RegistrationsOf(ctx context.Context, groupID, after string, limit int) ([]Registration, error)
+
+	// DeleteRegistration reads a registration, hands it to allow and deletes it
+	// with its operations. An error of allow is returned as it is, and nothing is
+	// deleted.
+	DeleteRegistration(ctx context.Context, id string, allow func(Registration) error) error
 
 	// Operation returns ErrNotFound too when the operation is of another registration.
 	Operation(ctx context.Context, registrationID, operationID string) (Operation, error)

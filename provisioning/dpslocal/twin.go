@@ -28,7 +28,7 @@ type Twin struct {
 	Desired, Reported map[string]json.RawMessage
 
 	// The versions start at 1 and rise by 1 with each accepted patch.
-	DesiredVersion, ReportedVersion int
+	TagsVersion, DesiredVersion, ReportedVersion int
 }
 
 // initialTwin is the twin that an enrollment or a webhook gives a new device.
@@ -46,7 +46,7 @@ func parseInitialTwin(document []byte) (Twin, error) {
 	if err := json.Unmarshal(document, &initial); err != nil {
 		return Twin{}, errors.New(`not of the form {"tags":{},"properties":{"desired":{}}}`)
 	}
-	twin := Twin{DesiredVersion: 1, ReportedVersion: 1, Reported: map[string]json.RawMessage{}}
+	twin := Twin{TagsVersion: 1, DesiredVersion: 1, ReportedVersion: 1, Reported: map[string]json.RawMessage{}}
 	var err error
 	if twin.Tags, err = mergeSection(nil, initial.Tags, maxTwinTags); err != nil {
 		return Twin{}, fmt.Errorf("tags: %w", err)

@@ -29,6 +29,8 @@ func (s *service) decide(ctx context.Context, record *Operation, r Registration)
 		return s.allocateByWebhook(ctx, record, r, v, candidates)
 	case Static:
 		v.hub = candidates[0]
+	case GeoLatency:
+		v.hub = nearest(s.hubNames, candidates)
 	default:
 		v.hub = rendezvous(candidates, strings.ToLower(r.ID))
 	}
@@ -53,6 +55,18 @@ func (s *service) candidates(enrollment Enrollment, r Registration) []string {
 		return s.hubNames
 	}
 	return chosen
+}
+
+// nearest is the first linked hub that is a candidate; their order stands for
+// distance, as good a choice as any without a network to measure
+// (dps-protocol 10.3).
+func nearest(linked, candidates []string) string {
+	for _, name := range linked {
+		if containsFold(candidates, name) {
+			return name
+		}
+	}
+	return candidates[0]
 }
 
 // containsFold tells whether a host name is among others; host names have no case.

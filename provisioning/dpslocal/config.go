@@ -50,6 +50,9 @@ type Config struct {
 	EnrollmentGroups []EnrollmentGroup
 	Enrollments      []IndividualEnrollment
 
+	// Throttle limits the calls of devices. The zero value limits nothing.
+	Throttle Throttle
+
 	// PolicyKeys are the shared access policies of the service API. They are
 	// checked, so that one file serves every version; no call needs them so far.
 	PolicyKeys []PolicyKey
@@ -78,6 +81,10 @@ const (
 	Hashed AllocationPolicy = "hashed" // spread over the hubs by a hash of the registration ID; the default
 	Static AllocationPolicy = "static" // the first hub of the enrollment
 	Custom AllocationPolicy = "custom" // the webhook decides
+
+	// GeoLatency is "lowest latency", which has no meaning here: it takes the
+	// first of Config.Hubs that the enrollment allows.
+	GeoLatency AllocationPolicy = "geoLatency"
 )
 
 // ProvisioningStatus says whether an enrollment lets devices in.
@@ -196,6 +203,9 @@ func (c Config) validate() error {
 	}
 	if len(c.Hubs) == 0 {
 		errs = append(errs, errors.New("no [[hub]]: name at least one, devices need a place to go"))
+	}
+	if err := c.Throttle.validate(); err != nil {
+		errs = append(errs, err)
 	}
 	for i, hub := range c.Hubs {
 		if !validDNSName(hub.Name) {

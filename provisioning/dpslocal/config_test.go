@@ -24,6 +24,11 @@ strict = true
 store = "other.db"
 tls_names = ["dps.building.example", "192.0.2.7"]
 
+[throttle]
+registrations_per_minute = 1000
+lookups_per_minute = 999
+polls_per_10s = 5
+
 [[hub]]
 name = "contoso-toasters-hub-1098.azure-devices.net"
 [[hub]]
@@ -72,6 +77,7 @@ func TestLoadConfig(t *testing.T) {
 		Strict:    true,
 		StoreFile: "other.db",
 		TLSNames:  []string{"dps.building.example", "192.0.2.7"},
+		Throttle:  Throttle{Registrations: 1000, Lookups: 999, Polls: 5},
 		Hubs:      []Hub{{toasters}, {heatPumps}},
 		PolicyKeys: []PolicyKey{
 			{Name: "provisioningserviceowner", Key: "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="},
@@ -133,7 +139,9 @@ func TestLoadConfigErrors(t *testing.T) {
 		{"short group key", group + "secondary_key = \"AAAA\"\n", []string{`secondary_key: 3 bytes long, want 16 to 64`}},
 		{"no webhook", group + "allocation_policy = \"custom\"\n", []string{"needs a webhook_url"}},
 		{"plain http", group + "allocation_policy = \"custom\"\nwebhook_url = \"http://192.0.2.1/api/x?code=SECRET\"\n", []string{"http://192.0.2.1: use https"}},
-		{"policy", group + "allocation_policy = \"geoLatency\"\n", []string{`allocation_policy "geoLatency": use hashed, static or custom`}},
+		{"policy", group + "allocation_policy = \"geolatency\"\n", []string{`allocation_policy "geolatency": use hashed, geoLatency, static or custom`}},
+		{"throttle", "throttle.polls_per_10s = -1\n" + minimal, []string{"throttle: polls_per_10s -1"}},
+		{"unknown key of a table", "throttle.polls_per_10 = 1\n" + minimal, []string{`FILE:1: unknown key "throttle.polls_per_10", did you mean "polls_per_10s"?`}},
 		{"status", group + "provisioning_status = \"on\"\n", []string{`provisioning_status "on"`}},
 		{"reprovision", group + "reprovision_policy = \"x\"\n", []string{`reprovision_policy "x"`}},
 		{"twin", group + "initial_twin = \"[]\"\n", []string{"initial_twin: not of the form"}},

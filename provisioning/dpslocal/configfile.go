@@ -28,10 +28,18 @@ type rawConfig struct {
 	Strict          bool            `toml:"strict"`
 	Store           string          `toml:"store"`
 	TLSNames        []string        `toml:"tls_names"`
+	Throttle        rawThrottle     `toml:"throttle"`
 	Hub             []rawHub        `toml:"hub"`
 	PolicyKey       []rawPolicyKey  `toml:"policy_key"`
 	EnrollmentGroup []rawGroup      `toml:"enrollment_group"`
 	Enrollment      []rawIndividual `toml:"enrollment"`
+}
+
+// rawThrottle is [throttle].
+type rawThrottle struct {
+	Registrations int `toml:"registrations_per_minute"`
+	Lookups       int `toml:"lookups_per_minute"`
+	Polls         int `toml:"polls_per_10s"`
 }
 
 // rawHub is a [[hub]].
@@ -138,6 +146,7 @@ func (raw rawConfig) config(path string) (Config, error) {
 		Strict:    raw.Strict,
 		StoreFile: raw.Store,
 		TLSNames:  raw.TLSNames,
+		Throttle:  Throttle(raw.Throttle),
 	}
 	retryAfter := defaultRetryAfter
 	if raw.RetryAfter != nil {
@@ -212,10 +221,13 @@ func nearestKey(key toml.Key) string {
 	table := reflect.TypeFor[rawConfig]()
 	for _, part := range key[:len(key)-1] {
 		field, ok := fieldOf(table, part)
-		if !ok || field.Kind() != reflect.Slice {
+		if !ok {
 			return ""
 		}
-		table = field.Elem()
+		if field.Kind() == reflect.Slice {
+			field = field.Elem()
+		}
+		table = field
 	}
 	if table.Kind() != reflect.Struct {
 		return ""

@@ -135,7 +135,7 @@ func (e Enrollment) validate(linked []Hub) error {
 		report("reprovision_policy %q: use migrate, reset or never", e.ReprovisionPolicy)
 	}
 	switch e.AllocationPolicy {
-	case Hashed, Static:
+	case Hashed, GeoLatency, Static:
 	case Custom:
 		if e.WebhookURL == "" {
 			report("allocation_policy custom needs a webhook_url")
@@ -143,7 +143,7 @@ func (e Enrollment) validate(linked []Hub) error {
 			report("webhook_url: %w", err)
 		}
 	default:
-		report("allocation_policy %q: use hashed, static or custom", e.AllocationPolicy)
+		report("allocation_policy %q: use hashed, geoLatency, static or custom", e.AllocationPolicy)
 	}
 	for _, name := range e.Hubs {
 		if !slices.ContainsFunc(linked, func(h Hub) bool { return strings.EqualFold(h.Name, name) }) {

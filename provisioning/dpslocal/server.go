@@ -127,6 +127,7 @@ func newService(cfg Config, opts Options, store Store, logger *slog.Logger) *ser
 		store:      store,
 		webhook:    &webhook{transport: opts.WebhookTransport},
 		fault:      opts.Fault,
+		throttle:   newThrottle(cfg.Throttle),
 		logger:     logger,
 		running:    make(map[string]*operation),
 	}

@@ -26,6 +26,7 @@ type service struct {
 	webhook     *webhook
 	hubs        *hubs
 	fault       func(FaultPoint) Fault
+	throttle    *throttle
 	logger      *slog.Logger
 
 	// ctx ends with the server; what runs then is carried on at the next start.
@@ -93,6 +94,9 @@ func (s *service) judge(ctx context.Context, c call) answer {
 	if err != nil {
 		s.logger.Info("device not admitted", "registration_id", c.registrationID, "err", err)
 		return refuse(401, codeUnauthorized, "Unauthorized")
+	}
+	if wait := s.throttle.take(c.kind, c.registrationID); wait > 0 {
+		return throttled(wait)
 	}
 	switch c.kind {
 	case RegisterCall:

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 func kills(t *testing.T) int {
 	text := os.Getenv("KILLS")
 	if text == "" {
-		return 8
+		return 16
 	}
 	count, err := strconv.Atoi(text)
 	if err != nil || count < 1 {
@@ -35,7 +36,7 @@ func kills(t *testing.T) int {
 // ends configured, and DPS never sees a second operation begin while one runs.
 //
 // The rounds kill in turn while the service asks the webhook, once with the
-// answer to the register lost and once with it; at the first poll; and after a
+// answer to the register unread and once with it; at the first poll; and after a
 // line of the log between an appliance's first word and its proven settings, so
 // in each state and on both sides of each write to disk. They change between the
 // transports and between a strict service, which answers 409203 to a second
@@ -88,7 +89,7 @@ type crashSite struct {
 type moment string
 
 const (
-	inDoubt    moment = "while the webhook is asked, the register's answer lost"
+	inDoubt    moment = "while the webhook is asked, the register's answer unread"
 	allocating moment = "while the webhook is asked"
 	polling    moment = "at the first poll"
 	someLine   moment = "after a line of the log"
@@ -111,7 +112,10 @@ func (c *crashSite) watch(p dpslocal.FaultPoint) dpslocal.Fault {
 	if p.Call == dpslocal.PollCall {
 		c.kill(polling)
 	}
-	return dpslocal.Fault{Drop: p.Call == dpslocal.RegisterCall && c.first != nil && c.armed == inDoubt}
+	if p.Call == dpslocal.RegisterCall && c.first != nil && c.armed == inDoubt {
+		c.first.command.Process.Signal(syscall.SIGSTOP) //nolint:errcheck // frozen, it cannot read the answer
+	}
+	return dpslocal.Fault{}
 }
 
 // RoundTrip carries the service's question to the webhook.

@@ -57,6 +57,10 @@ type Config struct {
 	// checked, so that one file serves every version; no call needs them so far.
 	PolicyKeys []PolicyKey
 
+	// CACertificates are what enrollment groups refer to by name in
+	// X509Attestation.CAReferences.
+	CACertificates []CACertificate
+
 	// TLSNames are further DNS names or IP addresses for the server's certificate.
 	TLSNames []string
 }
@@ -107,14 +111,25 @@ const (
 	ReprovisionNever   ReprovisionPolicy = "never"   // the hub stays
 )
 
-// EnrollmentGroup is an entry for many devices that share a group key.
+// EnrollmentGroup is an entry for many devices that share a group key, or whose
+// certificates have a common issuer.
 type EnrollmentGroup struct {
 	// ID is the group's name, by the rule of registration IDs. Required.
 	ID string
 
+	// Attestation, default AttestationX509 when X509 is given, otherwise
+	// AttestationSymmetricKey. A group has no TPM.
+	Attestation AttestationType
+
 	// PrimaryKey and SecondaryKey are base64 of 16 to 64 bytes. Absent ones are
 	// generated, 64 bytes, or kept when the group is stored already.
 	PrimaryKey, SecondaryKey Secret
+
+	// X509 names the issuers of the devices' certificates.
+	X509 X509Attestation
+
+	// IoTEdge makes the devices edge devices, as far as webhooks are told.
+	IoTEdge bool
 
 	// ProvisioningStatus, default Enabled.
 	ProvisioningStatus ProvisioningStatus
@@ -150,9 +165,13 @@ type IndividualEnrollment struct {
 	DeviceID string
 
 	// The rest is as in EnrollmentGroup; the keys are the device's own, nothing
-	// is derived from them.
+	// is derived from them, and so are the certificates.
 
+	Attestation              AttestationType
 	PrimaryKey, SecondaryKey Secret
+	X509                     X509Attestation
+	TPM                      TPMAttestation
+	IoTEdge                  bool
 	ProvisioningStatus       ProvisioningStatus
 	AllocationPolicy         AllocationPolicy
 	WebhookURL               Secret
@@ -228,6 +247,7 @@ func (c Config) validate() error {
 			errs = append(errs, fmt.Errorf("policy_key %q: key: %w", policy.Name, err))
 		}
 	}
+	errs = append(errs, c.validateCAs()...)
 	seen := make(map[string]bool)
 	for _, e := range c.entries() {
 		if seen[e.key()] {
@@ -242,6 +262,25 @@ func (c Config) validate() error {
 		return &ConfigError{errors.Join(errs...)}
 	}
 	return nil
+}
+
+// validateCAs reports CA certificates that cannot be used. Whether those exist
+// that an enrollment refers to is asked when it is made.
+func (c Config) validateCAs() []error {
+	var errs []error
+	known := make(map[string]bool)
+	for _, ca := range c.CACertificates {
+		if ca.Name == "" || known[ca.Name] {
+			errs = append(errs, fmt.Errorf("ca_certificate %q: give each a name of its own", ca.Name))
+		}
+		known[ca.Name] = true
+		if certificate, err := parseCertificate(ca.Certificate); err != nil {
+			errs = append(errs, fmt.Errorf("ca_certificate %q: %w", ca.Name, err))
+		} else if !certificate.IsCA {
+			errs = append(errs, fmt.Errorf("ca_certificate %q: not the certificate of a CA", ca.Name))
+		}
+	}
+	return errs
 }
 
 // entries returns groups and individual enrollments in the one form that the

@@ -31,6 +31,7 @@ type rawConfig struct {
 	Throttle        rawThrottle     `toml:"throttle"`
 	Hub             []rawHub        `toml:"hub"`
 	PolicyKey       []rawPolicyKey  `toml:"policy_key"`
+	CACertificate   []rawCA         `toml:"ca_certificate"`
 	EnrollmentGroup []rawGroup      `toml:"enrollment_group"`
 	Enrollment      []rawIndividual `toml:"enrollment"`
 }
@@ -53,9 +54,17 @@ type rawPolicyKey struct {
 	Key  string `toml:"key"`
 }
 
+// rawCA is a [[ca_certificate]].
+type rawCA struct {
+	Name string `toml:"name"`
+	File string `toml:"file"`
+}
+
 // rawGroup is an [[enrollment_group]].
 type rawGroup struct {
-	ID string `toml:"id"`
+	ID          string `toml:"id"`
+	PrimaryCA   string `toml:"primary_ca"`
+	SecondaryCA string `toml:"secondary_ca"`
 	rawTerms
 }
 
@@ -63,13 +72,23 @@ type rawGroup struct {
 type rawIndividual struct {
 	RegistrationID string `toml:"registration_id"`
 	DeviceID       string `toml:"device_id"`
+	EndorsementKey string `toml:"endorsement_key"`
+	StorageRootKey string `toml:"storage_root_key"`
 	rawTerms
 }
 
 // rawTerms are the keys that groups and individual enrollments share.
 type rawTerms struct {
-	PrimaryKey         string   `toml:"primary_key"`
-	SecondaryKey       string   `toml:"secondary_key"`
+	Attestation string `toml:"attestation"`
+
+	PrimaryKey   string `toml:"primary_key"`
+	SecondaryKey string `toml:"secondary_key"`
+
+	// The files hold the certificates of one device, or those of a group's issuers.
+	PrimaryCertificateFile   string `toml:"primary_certificate_file"`
+	SecondaryCertificateFile string `toml:"secondary_certificate_file"`
+
+	IoTEdge            bool     `toml:"iot_edge"`
 	ProvisioningStatus string   `toml:"provisioning_status"`
 	AllocationPolicy   string   `toml:"allocation_policy"`
 	WebhookURL         string   `toml:"webhook_url"`
@@ -84,7 +103,7 @@ type rawTerms struct {
 const defaultRetryAfter = "3s"
 
 // LoadConfig reads a TOML file. Unknown keys are refused with file, line and
-// the nearest known key; a relative webhook_ca_file is taken from the file's
+// the nearest known key; relative names of files are taken from the file's
 // directory. Every error is a *ConfigError, and none shows a value of the file
 // that may be a key.
 func LoadConfig(path string) (Config, error) {
@@ -162,32 +181,55 @@ func (raw rawConfig) config(path string) (Config, error) {
 	for _, policy := range raw.PolicyKey {
 		cfg.PolicyKeys = append(cfg.PolicyKeys, PolicyKey{Name: policy.Name, Key: Secret(policy.Key)})
 	}
+	for _, ca := range raw.CACertificate {
+		certificate, err := readCertificate(path, ca.File)
+		if err != nil {
+			return Config{}, fmt.Errorf("%s: ca_certificate %q: %w", path, ca.Name, err)
+		}
+		cfg.CACertificates = append(cfg.CACertificates, CACertificate{Name: ca.Name, Certificate: certificate})
+	}
 	for _, g := range raw.EnrollmentGroup {
-		g.resolve(path)
+		certificates, err := g.certificates(path)
+		if err != nil {
+			return Config{}, fmt.Errorf("%s: enrollment_group %q: %w", path, g.ID, err)
+		}
 		cfg.EnrollmentGroups = append(cfg.EnrollmentGroups, EnrollmentGroup{
-			ID:                 g.ID,
-			PrimaryKey:         Secret(g.PrimaryKey),
-			SecondaryKey:       Secret(g.SecondaryKey),
+			ID:           g.ID,
+			Attestation:  AttestationType(g.Attestation),
+			PrimaryKey:   Secret(g.PrimaryKey),
+			SecondaryKey: Secret(g.SecondaryKey),
+			X509: X509Attestation{
+				SigningCertificates: certificates,
+				CAReferences:        Slots{Primary: g.PrimaryCA, Secondary: g.SecondaryCA},
+			},
+			IoTEdge:            g.IoTEdge,
 			ProvisioningStatus: ProvisioningStatus(g.ProvisioningStatus),
 			AllocationPolicy:   AllocationPolicy(g.AllocationPolicy),
 			WebhookURL:         Secret(g.WebhookURL),
-			WebhookCAFile:      g.WebhookCAFile,
+			WebhookCAFile:      resolve(path, g.WebhookCAFile),
 			Hubs:               g.Hubs,
 			ReprovisionPolicy:  ReprovisionPolicy(g.ReprovisionPolicy),
 			InitialTwin:        rawJSON(g.InitialTwin),
 		})
 	}
 	for _, e := range raw.Enrollment {
-		e.resolve(path)
+		certificates, err := e.certificates(path)
+		if err != nil {
+			return Config{}, fmt.Errorf("%s: enrollment %q: %w", path, e.RegistrationID, err)
+		}
 		cfg.Enrollments = append(cfg.Enrollments, IndividualEnrollment{
 			RegistrationID:     e.RegistrationID,
 			DeviceID:           e.DeviceID,
+			Attestation:        AttestationType(e.Attestation),
 			PrimaryKey:         Secret(e.PrimaryKey),
 			SecondaryKey:       Secret(e.SecondaryKey),
+			X509:               X509Attestation{ClientCertificates: certificates},
+			TPM:                TPMAttestation{EndorsementKey: e.EndorsementKey, StorageRootKey: e.StorageRootKey},
+			IoTEdge:            e.IoTEdge,
 			ProvisioningStatus: ProvisioningStatus(e.ProvisioningStatus),
 			AllocationPolicy:   AllocationPolicy(e.AllocationPolicy),
 			WebhookURL:         Secret(e.WebhookURL),
-			WebhookCAFile:      e.WebhookCAFile,
+			WebhookCAFile:      resolve(path, e.WebhookCAFile),
 			Hubs:               e.Hubs,
 			ReprovisionPolicy:  ReprovisionPolicy(e.ReprovisionPolicy),
 			InitialTwin:        rawJSON(e.InitialTwin),
@@ -196,12 +238,45 @@ func (raw rawConfig) config(path string) (Config, error) {
 	return cfg.withDefaults(), nil
 }
 
-// resolve makes the CA file relative to the configuration, not to wherever the
-// program was started.
-func (t *rawTerms) resolve(path string) {
-	if t.WebhookCAFile != "" && !filepath.IsAbs(t.WebhookCAFile) {
-		t.WebhookCAFile = filepath.Join(filepath.Dir(path), t.WebhookCAFile)
+// resolve makes the name of a file relative to the configuration, not to wherever
+// the program was started.
+func resolve(path, file string) string {
+	if file == "" || filepath.IsAbs(file) {
+		return file
 	}
+	return filepath.Join(filepath.Dir(path), file)
+}
+
+// certificates reads the certificate files of an entry.
+func (t rawTerms) certificates(path string) (Slots, error) {
+	primary, err := readCertificate(path, t.PrimaryCertificateFile)
+	if err != nil {
+		return Slots{}, fmt.Errorf("primary_certificate_file: %w", err)
+	}
+	secondary, err := readCertificate(path, t.SecondaryCertificateFile)
+	if err != nil {
+		return Slots{}, fmt.Errorf("secondary_certificate_file: %w", err)
+	}
+	return Slots{Primary: primary, Secondary: secondary}, nil
+}
+
+// readCertificate reads a certificate file; no name is no certificate. The
+// certificate itself is returned in one spelling, so that a comment in the file
+// makes no difference.
+func readCertificate(path, file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	file = resolve(path, file)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	certificate, err := parseCertificate(string(text))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", file, err)
+	}
+	return encodeCertificate(certificate), nil
 }
 
 // rawJSON is a document written as text; no text is no document.

@@ -35,13 +35,19 @@ type Enrollment struct {
 	// DeviceID is the wanted device ID of an individual enrollment, or "".
 	DeviceID string
 
+	// Attestation says which of the following counts: the keys, X509 or TPM.
+	Attestation              AttestationType
 	PrimaryKey, SecondaryKey Secret
-	ProvisioningStatus       ProvisioningStatus
-	AllocationPolicy         AllocationPolicy
-	WebhookURL               Secret
-	Hubs                     []string
-	ReprovisionPolicy        ReprovisionPolicy
-	InitialTwin              json.RawMessage
+	X509                     X509Attestation
+	TPM                      TPMAttestation
+
+	IoTEdge            bool
+	ProvisioningStatus ProvisioningStatus
+	AllocationPolicy   AllocationPolicy
+	WebhookURL         Secret
+	Hubs               []string
+	ReprovisionPolicy  ReprovisionPolicy
+	InitialTwin        json.RawMessage
 
 	// WebhookAPIVersion is what the service API was told of the webhook, and
 	// DeviceInformation the free object of an individual enrollment. Both are
@@ -74,8 +80,11 @@ func (g EnrollmentGroup) entry() Enrollment {
 	return Enrollment{
 		Kind:               Group,
 		ID:                 g.ID,
+		Attestation:        attestationOr(g.Attestation, g.X509),
 		PrimaryKey:         g.PrimaryKey,
 		SecondaryKey:       g.SecondaryKey,
+		X509:               g.X509,
+		IoTEdge:            g.IoTEdge,
 		ProvisioningStatus: cmp.Or(g.ProvisioningStatus, Enabled),
 		AllocationPolicy:   cmp.Or(g.AllocationPolicy, Hashed),
 		WebhookURL:         g.WebhookURL,
@@ -92,8 +101,12 @@ func (i IndividualEnrollment) entry() Enrollment {
 		Kind:               Individual,
 		ID:                 i.RegistrationID,
 		DeviceID:           i.DeviceID,
+		Attestation:        attestationOr(i.Attestation, i.X509),
 		PrimaryKey:         i.PrimaryKey,
 		SecondaryKey:       i.SecondaryKey,
+		X509:               i.X509,
+		TPM:                i.TPM,
+		IoTEdge:            i.IoTEdge,
 		ProvisioningStatus: cmp.Or(i.ProvisioningStatus, Enabled),
 		AllocationPolicy:   cmp.Or(i.AllocationPolicy, Hashed),
 		WebhookURL:         i.WebhookURL,
@@ -125,6 +138,9 @@ func (e Enrollment) validate(linked []Hub) error {
 		if _, err := decodeKey(string(e.SecondaryKey)); err != nil {
 			report("secondary_key: %w", err)
 		}
+	}
+	if err := e.validateAttestation(); err != nil {
+		report("%w", err)
 	}
 	if e.ProvisioningStatus != Enabled && e.ProvisioningStatus != Disabled {
 		report("provisioning_status %q: use enabled or disabled", e.ProvisioningStatus)
@@ -240,6 +256,14 @@ func (s *service) open(cfg Config) error {
 // something else than is stored, or returns "".
 func (e Enrollment) differsFrom(configured Enrollment) string {
 	switch {
+	case configured.Attestation != e.Attestation:
+		return "attestation"
+	case configured.X509 != e.X509:
+		return "certificates"
+	case configured.TPM != e.TPM:
+		return "endorsement_key"
+	case configured.IoTEdge != e.IoTEdge:
+		return "iot_edge"
 	case configured.PrimaryKey != "" && configured.PrimaryKey != e.PrimaryKey:
 		return "primary_key"
 	case configured.SecondaryKey != "" && configured.SecondaryKey != e.SecondaryKey:
@@ -262,11 +286,16 @@ func (e Enrollment) differsFrom(configured Enrollment) string {
 	return ""
 }
 
-// setEnrollment makes or replaces an entry. Its keys are the given ones, else
-// the stored ones, else new ones.
+// setEnrollment makes or replaces an entry. Its keys, if it has any, are the
+// given ones, else the stored ones, else new ones.
 func (s *service) setEnrollment(e Enrollment, linked []Hub) error {
 	if err := e.validate(linked); err != nil {
 		return &ConfigError{err}
+	}
+	for _, name := range e.X509.CAReferences.all() {
+		if s.cas[name] == nil {
+			return &ConfigError{fmt.Errorf("%s: no CA certificate %q: add a [[ca_certificate]] of that name", e, name)}
+		}
 	}
 	if err := s.webhook.trust(e.webhookCAFile); err != nil {
 		return &ConfigError{fmt.Errorf("%s: %w", e, err)}
@@ -274,11 +303,13 @@ func (s *service) setEnrollment(e Enrollment, linked []Hub) error {
 	now := time.Now()
 	existing, ok := s.enrollments.find(e.Kind, e.ID)
 	if !ok {
-		existing = Enrollment{ID: e.ID, Created: now, PrimaryKey: generateKey(), SecondaryKey: generateKey()}
+		existing = Enrollment{ID: e.ID, Created: now}
 	}
 	e.ID, e.Created, e.Updated, e.ETag = existing.ID, existing.Created, now, newGUID()
-	e.PrimaryKey = cmp.Or(e.PrimaryKey, existing.PrimaryKey)
-	e.SecondaryKey = cmp.Or(e.SecondaryKey, existing.SecondaryKey)
+	if e.Attestation == AttestationSymmetricKey {
+		e.PrimaryKey = cmp.Or(e.PrimaryKey, existing.PrimaryKey, generateKey())
+		e.SecondaryKey = cmp.Or(e.SecondaryKey, existing.SecondaryKey, generateKey())
+	}
 	if err := s.store.PutEnrollment(s.ctx, e); err != nil {
 		return fmt.Errorf("storing %s: %w", e, err)
 	}

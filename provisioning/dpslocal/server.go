@@ -5,6 +5,7 @@ package dpslocal
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -124,6 +125,7 @@ func newService(cfg Config, opts Options, store Store, logger *slog.Logger) *ser
 		idScope:    cfg.IDScope,
 		retryAfter: cfg.RetryAfter,
 		strict:     cfg.Strict,
+		cas:        make(map[string]*x509.Certificate),
 		store:      store,
 		webhook:    &webhook{transport: opts.WebhookTransport},
 		fault:      opts.Fault,
@@ -133,6 +135,9 @@ func newService(cfg Config, opts Options, store Store, logger *slog.Logger) *ser
 	}
 	if opts.LogWebhook != nil {
 		s.webhook.log = &webhookLog{w: opts.LogWebhook}
+	}
+	for _, ca := range cfg.CACertificates {
+		s.cas[ca.Name], _ = parseCertificate(ca.Certificate) // validated before
 	}
 	for _, hub := range cfg.Hubs {
 		s.hubNames = append(s.hubNames, hub.Name)

@@ -4,6 +4,7 @@ package dpslocal
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,7 +20,8 @@ type service struct {
 	idScope    string
 	retryAfter time.Duration
 	strict     bool
-	hubNames   []string // the linked hubs, in order
+	hubNames   []string                     // the linked hubs, in order
+	cas        map[string]*x509.Certificate // by the name that groups refer to
 
 	store       Store
 	enrollments enrollments

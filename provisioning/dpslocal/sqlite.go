@@ -117,9 +117,9 @@ func (s *sqliteStore) transact(ctx context.Context, f func(tx *sql.Tx) error) er
 
 // Enrollments implements EnrollmentStore.
 func (s *sqliteStore) Enrollments(ctx context.Context) ([]Enrollment, error) {
-	rows, err := s.db.QueryContext(ctx, `SELECT kind, id, device_id, primary_key, secondary_key, provisioning_status,
-		allocation_policy, webhook_url, webhook_api_version, hubs, reprovision_policy, initial_twin, device_information,
-		etag, created, updated FROM enrollments ORDER BY kind, id_key`)
+	rows, err := s.db.QueryContext(ctx, `SELECT kind, id, device_id, attestation, primary_key, secondary_key, x509, tpm,
+		iot_edge, provisioning_status, allocation_policy, webhook_url, webhook_api_version, hubs, reprovision_policy,
+		initial_twin, device_information, etag, created, updated FROM enrollments ORDER BY kind, id_key`)
 	if err != nil {
 		return nil, err
 	}
@@ -127,8 +127,9 @@ func (s *sqliteStore) Enrollments(ctx context.Context) ([]Enrollment, error) {
 	var all []Enrollment
 	for rows.Next() {
 		var e Enrollment
-		if err := rows.Scan(&e.Kind, &e.ID, &e.DeviceID, &e.PrimaryKey, &e.SecondaryKey, &e.ProvisioningStatus,
-			&e.AllocationPolicy, &e.WebhookURL, &e.WebhookAPIVersion, jsonColumn{&e.Hubs}, &e.ReprovisionPolicy,
+		if err := rows.Scan(&e.Kind, &e.ID, &e.DeviceID, &e.Attestation, &e.PrimaryKey, &e.SecondaryKey,
+			jsonColumn{&e.X509}, jsonColumn{&e.TPM}, &e.IoTEdge, &e.ProvisioningStatus, &e.AllocationPolicy,
+			&e.WebhookURL, &e.WebhookAPIVersion, jsonColumn{&e.Hubs}, &e.ReprovisionPolicy,
 			rawColumn{&e.InitialTwin}, rawColumn{&e.DeviceInformation}, &e.ETag, timeColumn{&e.Created}, timeColumn{&e.Updated}); err != nil {
 			return nil, err
 		}
@@ -140,10 +141,12 @@ func (s *sqliteStore) Enrollments(ctx context.Context) ([]Enrollment, error) {
 // PutEnrollment implements EnrollmentStore.
 func (s *sqliteStore) PutEnrollment(ctx context.Context, e Enrollment) error {
 	_, err := s.db.ExecContext(ctx, `INSERT OR REPLACE INTO enrollments
-		(kind, id_key, id, device_id, primary_key, secondary_key, provisioning_status, allocation_policy, webhook_url,
-		 webhook_api_version, hubs, reprovision_policy, initial_twin, device_information, etag, created, updated)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		e.Kind, strings.ToLower(e.ID), e.ID, e.DeviceID, string(e.PrimaryKey), string(e.SecondaryKey), e.ProvisioningStatus,
+		(kind, id_key, id, device_id, attestation, primary_key, secondary_key, x509, tpm, iot_edge, provisioning_status,
+		 allocation_policy, webhook_url, webhook_api_version, hubs, reprovision_policy, initial_twin, device_information,
+		 etag, created, updated)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		e.Kind, strings.ToLower(e.ID), e.ID, e.DeviceID, e.Attestation, string(e.PrimaryKey), string(e.SecondaryKey),
+		string(encodeJSON(e.X509)), string(encodeJSON(e.TPM)), e.IoTEdge, e.ProvisioningStatus,
 		e.AllocationPolicy, string(e.WebhookURL), e.WebhookAPIVersion, string(encodeJSON(e.Hubs)), e.ReprovisionPolicy,
 		string(e.InitialTwin), string(e.DeviceInformation), e.ETag, textOf(e.Created), textOf(e.Updated))
 	return err
@@ -220,7 +223,7 @@ func selectRegistration(ctx context.Context, q querier, id string) (Registration
 
 // operationColumns selects what columns scans, in the same order.
 const operationColumns = `SELECT id, registration_id, begun, ended, status, state, enrollment_kind, enrollment_id, key_id,
-	payload, webhook_calls, next_call FROM operations `
+	certificates, payload, webhook_calls, next_call FROM operations `
 
 // columns are the places that a row of operationColumns is scanned into.
 func (op *Operation) columns() []any {
@@ -230,7 +233,7 @@ func (op *Operation) columns() []any {
 		timeColumn{&op.Ended},
 		&op.Status,
 		rawColumn{&op.State},
-		&op.EnrollmentKind, &op.EnrollmentID, &op.KeyID,
+		&op.EnrollmentKind, &op.EnrollmentID, &op.KeyID, &op.Certificates,
 		rawColumn{&op.Payload},
 		&op.WebhookCalls,
 		timeColumn{&op.NextCall},
@@ -285,9 +288,11 @@ func (s *sqliteStore) BeginOperation(ctx context.Context, op Operation, r Regist
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO operations (id, registration_key, registration_id, begun, ended, status, state,
-			enrollment_kind, enrollment_id, key_id, payload, webhook_calls, next_call) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			enrollment_kind, enrollment_id, key_id, certificates, payload, webhook_calls, next_call)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			op.ID, strings.ToLower(op.RegistrationID), op.RegistrationID, textOf(op.Begun), textOf(op.Ended), op.Status,
-			string(op.State), op.EnrollmentKind, op.EnrollmentID, op.KeyID, string(op.Payload), op.WebhookCalls, textOf(op.NextCall))
+			string(op.State), op.EnrollmentKind, op.EnrollmentID, op.KeyID, op.Certificates,
+			string(op.Payload), op.WebhookCalls, textOf(op.NextCall))
 		return err
 	})
 }
@@ -343,12 +348,14 @@ func putPlacement(ctx context.Context, tx *sql.Tx, place Placement) error {
 			return err
 		}
 	}
-	_, err := tx.ExecContext(ctx, `INSERT INTO devices (hub_key, hub, id, primary_key, secondary_key, tags, tags_version, desired,
-		desired_version, reported, reported_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (hub_key, id) DO UPDATE SET primary_key = excluded.primary_key, secondary_key = excluded.secondary_key`,
+	_, err := tx.ExecContext(ctx, `INSERT INTO devices (hub_key, hub, id, primary_key, secondary_key, primary_thumbprint,
+		secondary_thumbprint, tags, tags_version, desired, desired_version, reported, reported_version)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (hub_key, id) DO UPDATE SET primary_key = excluded.primary_key, secondary_key = excluded.secondary_key,
+		primary_thumbprint = excluded.primary_thumbprint, secondary_thumbprint = excluded.secondary_thumbprint`,
 		strings.ToLower(device.Hub), device.Hub, device.ID, string(device.PrimaryKey), string(device.SecondaryKey),
-		sectionText(device.Twin.Tags), device.Twin.TagsVersion, sectionText(device.Twin.Desired), device.Twin.DesiredVersion,
-		sectionText(device.Twin.Reported), device.Twin.ReportedVersion)
+		device.PrimaryThumbprint, device.SecondaryThumbprint, sectionText(device.Twin.Tags), device.Twin.TagsVersion,
+		sectionText(device.Twin.Desired), device.Twin.DesiredVersion, sectionText(device.Twin.Reported), device.Twin.ReportedVersion)
 	return err
 }
 
@@ -390,9 +397,10 @@ type querier interface {
 // selectDevice reads one device, or returns ErrNotFound.
 func selectDevice(ctx context.Context, q querier, hub, id string) (Device, error) {
 	var d Device
-	err := q.QueryRowContext(ctx, `SELECT hub, id, primary_key, secondary_key, tags, tags_version, desired, desired_version,
-		reported, reported_version FROM devices WHERE hub_key = ? AND id = ?`, strings.ToLower(hub), id).
-		Scan(&d.Hub, &d.ID, &d.PrimaryKey, &d.SecondaryKey, jsonColumn{&d.Twin.Tags}, &d.Twin.TagsVersion,
+	err := q.QueryRowContext(ctx, `SELECT hub, id, primary_key, secondary_key, primary_thumbprint, secondary_thumbprint,
+		tags, tags_version, desired, desired_version, reported, reported_version FROM devices WHERE hub_key = ? AND id = ?`, strings.ToLower(hub), id).
+		Scan(&d.Hub, &d.ID, &d.PrimaryKey, &d.SecondaryKey, &d.PrimaryThumbprint, &d.SecondaryThumbprint,
+			jsonColumn{&d.Twin.Tags}, &d.Twin.TagsVersion,
 			jsonColumn{&d.Twin.Desired}, &d.Twin.DesiredVersion, jsonColumn{&d.Twin.Reported}, &d.Twin.ReportedVersion)
 	return d, notFound(err)
 }

@@ -25,7 +25,13 @@ func TestStoreKeepsEverything(t *testing.T) {
 	path := filepath.Join(dir, "store.db")
 	at := time.Date(2026, 11, 22, 10, 0, 0, 123456789, time.UTC)
 	enrollment := Enrollment{
-		Kind: Individual, ID: "Dev-01", DeviceID: "D", PrimaryKey: testPrimary, SecondaryKey: testSecondary,
+		Kind: Individual, ID: "Dev-01", DeviceID: "D", Attestation: AttestationX509, PrimaryKey: testPrimary, SecondaryKey: testSecondary,
+		X509: X509Attestation{
+			ClientCertificates:  Slots{"c1", "c2"},
+			SigningCertificates: Slots{"s1", "s2"},
+			CAReferences:        Slots{"r1", "r2"},
+		},
+		TPM: TPMAttestation{"e", "s"}, IoTEdge: true,
 		ProvisioningStatus: Disabled, AllocationPolicy: Custom, WebhookURL: testHook, Hubs: []string{toasters},
 		ReprovisionPolicy: ReprovisionReset, InitialTwin: []byte(`{"tags":{}}`), WebhookAPIVersion: "2021-10-01",
 		DeviceInformation: []byte(`{"a":1}`), ETag: "e", Created: at, Updated: at.Add(time.Second),
@@ -36,14 +42,14 @@ func TestStoreKeepsEverything(t *testing.T) {
 	}
 	operation := Operation{
 		ID: "5.0.1", RegistrationID: "dev-01", Begun: at, Ended: at.Add(time.Minute), Status: Assigned, State: []byte(`{"a":1}`),
-		EnrollmentKind: Individual, EnrollmentID: "Dev-01", KeyID: "dev-01", Payload: []byte(`{"p":1}`), WebhookCalls: 3, NextCall: at.Add(30 * time.Second),
+		EnrollmentKind: Individual, EnrollmentID: "Dev-01", KeyID: "dev-01", Certificates: "PEM", Payload: []byte(`{"p":1}`), WebhookCalls: 3, NextCall: at.Add(30 * time.Second),
 	}
 	twin, err := parseInitialTwin([]byte(`{"tags":{"t":1},"properties":{"desired":{"d":{"e":2}}}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	twin.TagsVersion = 7
-	device := Device{Hub: toasters, ID: "D", PrimaryKey: testPrimary, SecondaryKey: testSecondary, Twin: twin}
+	device := Device{Hub: toasters, ID: "D", PrimaryKey: testPrimary, SecondaryKey: testSecondary, PrimaryThumbprint: "T1", SecondaryThumbprint: "T2", Twin: twin}
 
 	store, err := OpenStore(path)
 	if err != nil {

@@ -125,6 +125,10 @@ type Operation struct {
 	// was derived.
 	KeyID string
 
+	// Certificates are PEM, of a device that came with a certificate: its own, and
+	// for a group the one of the enrollment that vouched for it.
+	Certificates string
+
 	// Payload is what the device sent along, or nil.
 	Payload json.RawMessage
 
@@ -137,7 +141,12 @@ type Operation struct {
 type Device struct {
 	Hub, ID                  string
 	PrimaryKey, SecondaryKey Secret
-	Twin                     Twin
+
+	// PrimaryThumbprint and SecondaryThumbprint are of the certificates that open
+	// the hub: SHA-256, upper-case hex. A device has either these or keys.
+	PrimaryThumbprint, SecondaryThumbprint string
+
+	Twin Twin
 }
 
 // Placement puts a device on a hub. On the hub where it is already, it gets the

@@ -54,13 +54,13 @@ type enrollmentDocument struct {
 	CustomAllocationDefinition customAllocationDefinition `json:"customAllocationDefinition"`
 }
 
-// attestationDocument is cut down to the type: no key leaves the service
+// attestationDocument is cut down to the type: no key and no certificate leaves the service
 // (dps-protocol 12.1).
 type attestationDocument struct {
-	Type string `json:"type"`
+	Type AttestationType `json:"type"`
 }
 
-// capabilitiesDocument says that nothing here is an edge device.
+// capabilitiesDocument says whether the devices are edge devices.
 type capabilitiesDocument struct {
 	IoTEdge bool `json:"iotEdge"`
 }
@@ -93,7 +93,8 @@ type deviceRuntimeContext struct {
 // not change from one retry to the next.
 func newAllocationRequest(e Enrollment, record Operation, r Registration, linked []string) []byte {
 	document := &enrollmentDocument{
-		Attestation:            attestationDocument{Type: "symmetricKey"},
+		Attestation:            attestationDocument{Type: e.Attestation},
+		Capabilities:           capabilitiesDocument{IoTEdge: e.IoTEdge},
 		InitialTwin:            e.InitialTwin,
 		ETag:                   `"` + e.ETag + `"`,
 		ProvisioningStatus:     e.ProvisioningStatus,

@@ -189,10 +189,6 @@ func (a *appliance) answersAt(ctx context.Context, s spot, identity serialbus.Id
 		}
 		a.facts.payload = payload
 		a.facts.version = 0 // it may have lost its settings while it was away
-		if len(a.spots) > 1 {
-			r.State, r.Error = StateConflict, conflict(a.spots)
-			return
-		}
 		if r.Assignment != nil && r.Registration == nil && !sameJSON(r.Assignment.SentPayload, payload) {
 			r.Registration = &registration{Reason: "the appliance's payload has changed, for instance by a firmware update", Since: time.Now()}
 		}
@@ -249,6 +245,9 @@ func (a *appliance) update(ctx context.Context, change func(*record)) bool {
 	before := a.rec
 	next := a.rec.clone()
 	change(&next)
+	if len(a.spots) > 1 { // stronger than what an attempt that is under way may find
+		next.State, next.Error = StateConflict, conflict(a.spots)
+	}
 	saved := true
 	if !next.equal(before) {
 		next.Updated = time.Now()

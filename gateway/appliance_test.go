@@ -534,6 +534,27 @@ func TestConflict(t *testing.T) {
 	})
 }
 
+// TestConflictDuringRegistration: an assignment that arrives while two places
+// answer is kept, and the conflict too.
+func TestConflictDuringRegistration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir(), func(ctx context.Context, request provisioning.Request) (provisioning.Assignment, error) {
+			time.Sleep(time.Minute)
+			return assign(ctx, request)
+		}, agreeable)
+		defer r.stop()
+		other := &line{Bus: config.Bus{Line: serialbus.Config{Name: "attic", Port: "/dev/ttyUSB1"}}, bus: busFunc(agreeable)}
+		r.plugIn(t)
+		r.supervisor.heard(t.Context(), other, serialbus.Event{Kind: serialbus.Found, Identity: toaster})
+		time.Sleep(time.Hour)
+		if got := r.wantState(t, StateConflict); got.AssignedHub == "" || got.HubConnected {
+			t.Errorf("got %+v, want an assignment and no session", got)
+		}
+		r.supervisor.heard(t.Context(), other, serialbus.Event{Kind: serialbus.Lost})
+		r.wantState(t, StateConfigured)
+	})
+}
+
 // TestNotRegistered: what must not reach DPS stays out, and is said once.
 func TestNotRegistered(t *testing.T) {
 	tests := []struct {

@@ -33,6 +33,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	https := flags.String("https", "127.0.0.1:8443", "HTTPS listen `address`; port 0 takes a free one")
 	mqtt := flags.String("mqtt", "127.0.0.1:8883", "MQTT listen `address`; port 0 takes a free one")
 	dir := flags.String("dir", "", "`directory` of the store and the certificates (required)")
+	admin := flags.String("admin", "", "loopback `address` at which faults can be scripted over plain HTTP; none by default")
 	logWebhook := flags.Bool("log-webhook", false, "print every exchange with a webhook to standard error")
 	version := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); err != nil {
@@ -45,13 +46,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	if flags.NArg() > 0 || *config == "" || *dir == "" {
-		fmt.Fprintln(stderr, "usage: dpslocal --config FILE --dir DIR [--https ADDR] [--mqtt ADDR] [--log-webhook]")
+		fmt.Fprintln(stderr, "usage: dpslocal --config FILE --dir DIR [--https ADDR] [--mqtt ADDR] [--admin ADDR] [--log-webhook]")
 		return 2
 	}
 	opts := dpslocal.Options{
 		Dir:    *dir,
 		HTTPS:  *https,
 		MQTT:   *mqtt,
+		Admin:  *admin,
 		Logger: slog.New(slog.NewTextHandler(stderr, nil)),
 	}
 	if *logWebhook {
@@ -94,5 +96,6 @@ func announce(server *dpslocal.Server, stdout io.Writer) error {
 		MQTT    string `json:"mqtt"`
 		CA      string `json:"ca"`
 		IDScope string `json:"idScope"`
-	}{server.HTTPSAddr(), server.MQTTAddr(), server.CAFile(), server.IDScope()})
+		Admin   string `json:"admin,omitempty"`
+	}{server.HTTPSAddr(), server.MQTTAddr(), server.CAFile(), server.IDScope(), server.AdminAddr()})
 }

@@ -50,6 +50,7 @@ func TestScripts(t *testing.T) {
 			"expand":   expand,
 			"await":    await,
 			"register": register,
+			"admin":    admin,
 		},
 	})
 }
@@ -73,8 +74,8 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // register FILE ID KEY WANT registers a device with the group key at the server
-// whose first line is in the file, and wants a hub or a status.
-func register(ts *testscript.TestScript, _ bool, args []string) {
+// whose first line is in the file, and wants a hub or a status; with ! an error.
+func register(ts *testscript.TestScript, neg bool, args []string) {
 	var server struct{ HTTPS, CA, IDScope string }
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &server))
 	id, groupKey, want := args[1], args[2], args[3]
@@ -88,9 +89,15 @@ func register(ts *testscript.TestScript, _ bool, args []string) {
 
 	base := "https://" + server.HTTPS + "/" + server.IDScope + "/registrations/" + id
 	token := deviceToken(server.IDScope+"/registrations/"+id, id, groupKey)
-	status := call(ts, client, "PUT", base+"/register?api-version=2021-06-01", token)
+	code, status := call(ts, client, "PUT", base+"/register?api-version=2021-06-01", token)
 	for status.Status == "assigning" {
-		status = call(ts, client, "GET", base+"/operations/"+status.OperationID+"?api-version=2021-06-01", token)
+		code, status = call(ts, client, "GET", base+"/operations/"+status.OperationID+"?api-version=2021-06-01", token)
+	}
+	if neg != (code > 202) {
+		ts.Fatalf("got %d %+v", code, status)
+	}
+	if neg {
+		return
 	}
 	if status.RegistrationState.AssignedHub != want && status.Status != want {
 		ts.Fatalf("got %+v, want %s", status, want)
@@ -102,7 +109,7 @@ type operationStatus struct {
 	RegistrationState   struct{ AssignedHub string }
 }
 
-func call(ts *testscript.TestScript, client *http.Client, method, target, token string) (status operationStatus) {
+func call(ts *testscript.TestScript, client *http.Client, method, target, token string) (code int, status operationStatus) {
 	request, err := http.NewRequest(method, target, nil)
 	ts.Check(err)
 	request.Header.Set("Authorization", token)
@@ -111,11 +118,23 @@ func call(ts *testscript.TestScript, client *http.Client, method, target, token 
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	ts.Check(err)
-	if response.StatusCode > 202 {
-		ts.Fatalf("%s %s: %d %s", method, target, response.StatusCode, body)
-	}
 	ts.Check(json.Unmarshal(body, &status))
-	return status
+	return response.StatusCode, status
+}
+
+// admin FILE METHOD PATH [BODY] gives a command to the server's admin port.
+func admin(ts *testscript.TestScript, _ bool, args []string) {
+	var server struct{ Admin string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &server))
+	request, err := http.NewRequest(args[1], "http://"+server.Admin+args[2], strings.NewReader(strings.Join(args[3:], "")))
+	ts.Check(err)
+	request.Header.Set("Content-Type", "application/json")
+	response, err := http.DefaultClient.Do(request)
+	ts.Check(err)
+	defer response.Body.Close()
+	if response.StatusCode > 204 {
+		ts.Fatalf("%v: %s", args, response.Status)
+	}
 }
 
 func deviceToken(resource, id, groupKey string) string {

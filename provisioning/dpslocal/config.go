@@ -53,6 +53,9 @@ type Config struct {
 	// Throttle limits the calls of devices. The zero value limits nothing.
 	Throttle Throttle
 
+	// Faults is the fault script from the start.
+	Faults []FaultRule
+
 	// PolicyKeys are the shared access policies of the service API. They are
 	// checked, so that one file serves every version; no call needs them so far.
 	PolicyKeys []PolicyKey
@@ -225,6 +228,14 @@ func (c Config) validate() error {
 	}
 	if err := c.Throttle.validate(); err != nil {
 		errs = append(errs, err)
+	}
+	for i, rule := range c.Faults {
+		if err := rule.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("fault %d: %w", i+1, err))
+		}
+	}
+	if len(c.Faults) > maxFaultRules {
+		errs = append(errs, fmt.Errorf("%d faults: at most %d are taken", len(c.Faults), maxFaultRules))
 	}
 	for i, hub := range c.Hubs {
 		if !validDNSName(hub.Name) {

@@ -29,6 +29,21 @@ registrations_per_minute = 1000
 lookups_per_minute = 999
 polls_per_10s = 5
 
+[[fault]]
+call = "register"
+transport = "mqtt"
+registration_id = "breakroom*"
+after = 1
+count = 2
+status = 429
+retry_after = "7"
+delay = "2s"
+[[fault]]
+drop = true
+close = true
+clock_skew = "-24h"
+away = "30s"
+
 [[hub]]
 name = "contoso-toasters-hub-1098.azure-devices.net"
 [[hub]]
@@ -78,7 +93,14 @@ func TestLoadConfig(t *testing.T) {
 		StoreFile: "other.db",
 		TLSNames:  []string{"dps.building.example", "192.0.2.7"},
 		Throttle:  Throttle{Registrations: 1000, Lookups: 999, Polls: 5},
-		Hubs:      []Hub{{toasters}, {heatPumps}},
+		Faults: []FaultRule{
+			{
+				Call: RegisterCall, Transport: "mqtt", RegistrationID: "breakroom*", After: 1, Count: 2,
+				Fault: Fault{Status: 429, RetryAfter: "7", Delay: 2 * time.Second},
+			},
+			{Fault: Fault{Drop: true, Close: true, ClockSkew: -24 * time.Hour, Away: 30 * time.Second}},
+		},
+		Hubs: []Hub{{toasters}, {heatPumps}},
 		PolicyKeys: []PolicyKey{
 			{Name: "provisioningserviceowner", Key: "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="},
 		},
@@ -141,6 +163,12 @@ func TestLoadConfigErrors(t *testing.T) {
 		{"plain http", group + "allocation_policy = \"custom\"\nwebhook_url = \"http://192.0.2.1/api/x?code=SECRET\"\n", []string{"http://192.0.2.1: use https"}},
 		{"policy", group + "allocation_policy = \"geolatency\"\n", []string{`allocation_policy "geolatency": use hashed, geoLatency, static or custom`}},
 		{"throttle", "throttle.polls_per_10s = -1\n" + minimal, []string{"throttle: polls_per_10s -1"}},
+		{"fault of no call", minimal + "[[fault]]\ncall = \"x\"\ndrop = true\n", []string{`fault 1: call "x": use register, poll or lookup`}},
+		{"fault without effect", minimal + "[[fault]]\ncount = 1\n", []string{"fault 1: it does nothing"}},
+		{"fault of bad figures", minimal + "[[fault]]\ntransport = \"coap\"\nregistration_id = \"[\"\nafter = -1\nstatus = 200\nretry_after = \"a\\nb\"\ndelay = \"2h\"\n", []string{
+			`transport "coap"`, `registration_id "["`, "after -1, count 0", "status 200", `retry_after "a\nb"`, "delay 2h0m0s",
+		}},
+		{"fault duration", minimal + "[[fault]]\naway = \"long\"\n", []string{`FILE: fault 1: away "long": write a duration`}},
 		{"unknown key of a table", "throttle.polls_per_10 = 1\n" + minimal, []string{`FILE:1: unknown key "throttle.polls_per_10", did you mean "polls_per_10s"?`}},
 		{"status", group + "provisioning_status = \"on\"\n", []string{`provisioning_status "on"`}},
 		{"reprovision", group + "reprovision_policy = \"x\"\n", []string{`reprovision_policy "x"`}},

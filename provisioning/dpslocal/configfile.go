@@ -29,6 +29,7 @@ type rawConfig struct {
 	Store           string          `toml:"store"`
 	TLSNames        []string        `toml:"tls_names"`
 	Throttle        rawThrottle     `toml:"throttle"`
+	Fault           []rawFault      `toml:"fault"`
 	Hub             []rawHub        `toml:"hub"`
 	PolicyKey       []rawPolicyKey  `toml:"policy_key"`
 	CACertificate   []rawCA         `toml:"ca_certificate"`
@@ -174,6 +175,13 @@ func (raw rawConfig) config(path string) (Config, error) {
 	var err error
 	if cfg.RetryAfter, err = time.ParseDuration(retryAfter); err != nil {
 		return Config{}, fmt.Errorf("%s: retry_after %q: write whole seconds, such as \"3s\"", path, retryAfter)
+	}
+	for i, f := range raw.Fault {
+		rule, err := f.rule()
+		if err != nil {
+			return Config{}, fmt.Errorf("%s: fault %d: %w", path, i+1, err)
+		}
+		cfg.Faults = append(cfg.Faults, rule)
 	}
 	for _, hub := range raw.Hub {
 		cfg.Hubs = append(cfg.Hubs, Hub(hub))

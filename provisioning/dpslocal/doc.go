@@ -36,7 +36,7 @@
 // server.go wires; service.go is the one door for a call of either transport;
 // enrollment.go and sas.go decide who may come in; operation.go runs what was
 // begun and allocation.go with webhook.go decide its hub; hub.go and twin.go are
-// the hubs; store.go says what must be kept. The MQTT framing with its limits is
+// the hubs; throttle.go and faultscript.go answer badly on purpose; store.go says what must be kept. The MQTT framing with its limits is
 // a package of its own below internal, since it knows neither DPS nor hubs.
 //
 // References such as "dps-protocol 5.3" name sections of the project's protocol

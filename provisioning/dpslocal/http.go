@@ -16,6 +16,9 @@ import (
 	"time"
 )
 
+// callTime bounds the reading of a call, and from then the writing of its answer.
+const callTime = 30 * time.Second
+
 // newHTTPServer makes the HTTPS side of the service. Idle connections are kept
 // longer than any poll wait: the C client fails when its connection is closed
 // between two calls.
@@ -23,8 +26,8 @@ func newHTTPServer(s *service, logger *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           httpFront{s},
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      30 * time.Second,
+		ReadTimeout:       callTime,
+		WriteTimeout:      callTime,
 		IdleTimeout:       10 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
@@ -66,7 +69,12 @@ func (f httpFront) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.body = body
 	}
 	a := f.service.serve(r.Context(), c)
-	if a.drop {
+	if a.delay > 0 {
+		control := http.NewResponseController(w)
+		_ = control.SetReadDeadline(time.Time{})
+		_ = control.SetWriteDeadline(time.Now().Add(a.delay + callTime))
+	}
+	if !f.service.holdBack(r.Context(), a.delay) || a.drop {
 		panic(http.ErrAbortHandler) // the documented way to close a connection without an answer
 	}
 	if c.kind == RegisterCall && a.status == http.StatusAccepted {
@@ -143,6 +151,9 @@ func respond(w http.ResponseWriter, a answer) {
 	header.Set("x-ms-request-id", newGUID())
 	if a.retryAfter != "" {
 		header.Set("Retry-After", a.retryAfter)
+	}
+	if a.skew != 0 {
+		header.Set("Date", dateHeader(a.skew))
 	}
 	if a.code != 0 {
 		header.Set("x-ms-error-code", strconv.Itoa(a.code))

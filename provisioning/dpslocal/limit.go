@@ -18,15 +18,16 @@ const (
 // accepted, before a TLS handshake costs anything.
 type limitedListener struct {
 	net.Listener
+	gate *gate
 
 	mu        sync.Mutex // guards total and byAddress
 	total     int
 	byAddress map[string]int
 }
 
-// limitListener puts the caps on a listener.
-func limitListener(l net.Listener) net.Listener {
-	return &limitedListener{Listener: l, byAddress: make(map[string]int)}
+// limitListener puts the caps on a listener and leads it through a gate.
+func limitListener(l net.Listener, g *gate) net.Listener {
+	return &limitedListener{Listener: l, gate: g, byAddress: make(map[string]int)}
 }
 
 // Accept implements net.Listener.
@@ -37,9 +38,14 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		address := hostOf(conn.RemoteAddr())
-		if l.enter(address) {
-			return &limitedConn{Conn: conn, leave: func() { l.leave(address) }}, nil
+		if !l.gate.enter(conn) {
+			_ = conn.Close()
+			continue
 		}
+		if l.enter(address) {
+			return &limitedConn{Conn: conn, leave: func() { l.gate.leave(conn); l.leave(address) }}, nil
+		}
+		l.gate.leave(conn)
 		_ = conn.Close()
 	}
 }

@@ -219,7 +219,7 @@ func (d *dpsSession) Publish(ctx context.Context, m mqttserve.Message) error {
 	} else {
 		a = d.front.service.serve(ctx, c)
 	}
-	if a.drop {
+	if !d.front.service.holdBack(ctx, a.delay) || a.drop {
 		return fmt.Errorf("%w: the answer is dropped as a fault", mqttserve.ErrRefuse)
 	}
 	if !d.subscribed {

@@ -53,6 +53,10 @@ type Options struct {
 	// Logger is where the server logs; nil is silence.
 	Logger *slog.Logger
 
+	// Admin is the address of the admin port, plain HTTP on loopback, by which the
+	// fault script can be changed. With "" there is none.
+	Admin string
+
 	// Fault is asked before each call of the device API how to answer badly; nil
 	// answers well. It is called from many goroutines.
 	Fault func(FaultPoint) Fault
@@ -68,6 +72,7 @@ type Server struct {
 	service *service
 
 	https, mqtt net.Listener // as bound, without TLS
+	admin       net.Listener // or nil
 	stop        context.CancelFunc
 	closeOnce   sync.Once
 }
@@ -116,6 +121,14 @@ func New(cfg Config, opts Options) (_ *Server, err error) {
 	if s.mqtt, err = listen(s.mqtt, opts.MQTT); err != nil {
 		return nil, fmt.Errorf("listening for MQTT: %w", err)
 	}
+	if opts.Admin != "" {
+		if err := checkLoopback(opts.Admin); err != nil {
+			return nil, fmt.Errorf("admin address %w", err)
+		}
+		if s.admin, err = listen(nil, opts.Admin); err != nil {
+			return nil, fmt.Errorf("listening for the admin port: %w", err)
+		}
+	}
 	return s, nil
 }
 
@@ -129,6 +142,7 @@ func newService(cfg Config, opts Options, store Store, logger *slog.Logger) *ser
 		store:      store,
 		webhook:    &webhook{transport: opts.WebhookTransport},
 		fault:      opts.Fault,
+		gate:       newGate(),
 		throttle:   newThrottle(cfg.Throttle),
 		logger:     logger,
 		running:    make(map[string]*operation),
@@ -138,6 +152,9 @@ func newService(cfg Config, opts Options, store Store, logger *slog.Logger) *ser
 	}
 	for _, ca := range cfg.CACertificates {
 		s.cas[ca.Name], _ = parseCertificate(ca.Certificate) // validated before
+	}
+	for _, rule := range cfg.Faults {
+		_, _ = s.script.add(rule) // checked with the configuration
 	}
 	for _, hub := range cfg.Hubs {
 		s.hubNames = append(s.hubNames, hub.Name)
@@ -172,7 +189,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	var group sync.WaitGroup
-	failures := make(chan error, 2)
+	failures := make(chan error, 3)
 	serve := func(f func() error) {
 		group.Go(func() {
 			if err := f(); err != nil {
@@ -183,9 +200,12 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	mqtt := mqttserve.New(newMQTTFront(s.service), s.logger)
 	serve(func() error {
-		return mqtt.Serve(ctx, tls.NewListener(limitListener(s.mqtt), s.certs.tlsConfig()))
+		return mqtt.Serve(ctx, tls.NewListener(limitListener(s.mqtt, s.service.gate), s.certs.tlsConfig()))
 	})
 	serve(func() error { return s.serveHTTPS(ctx) })
+	if s.admin != nil {
+		serve(func() error { return s.serveAdmin(ctx) })
+	}
 	group.Go(func() { s.certs.keepFresh(ctx) })
 	s.logger.Info("serving", "https", s.HTTPSAddr(), "mqtt", s.MQTTAddr())
 
@@ -213,7 +233,7 @@ func (s *Server) serveHTTPS(ctx context.Context) error {
 			_ = server.Close()
 		}
 	})
-	err := server.Serve(tls.NewListener(limitListener(s.https), s.certs.tlsConfig("http/1.1")))
+	err := server.Serve(tls.NewListener(limitListener(s.https, s.service.gate), s.certs.tlsConfig("http/1.1")))
 	if stop() { // nobody asked for it
 		_ = server.Close()
 		return fmt.Errorf("serving HTTPS: %w", err)
@@ -232,7 +252,7 @@ func (s *Server) Close() error {
 			s.service.group.Wait()
 			s.service.webhook.closeIdle()
 		}
-		for _, listener := range []net.Listener{s.https, s.mqtt} {
+		for _, listener := range []net.Listener{s.https, s.mqtt, s.admin} {
 			if listener == nil {
 				continue
 			}
@@ -252,6 +272,14 @@ func (s *Server) HTTPSAddr() string { return s.https.Addr().String() }
 
 // MQTTAddr is the address of the MQTT listener, host:port.
 func (s *Server) MQTTAddr() string { return s.mqtt.Addr().String() }
+
+// AdminAddr is the address of the admin port, host:port, or "" without one.
+func (s *Server) AdminAddr() string {
+	if s.admin == nil {
+		return ""
+	}
+	return s.admin.Addr().String()
+}
 
 // CAFile is the path of the CA certificate that clients must trust.
 func (s *Server) CAFile() string { return s.certs.path(caCertFile) }

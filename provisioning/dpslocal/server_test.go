@@ -150,7 +150,7 @@ func TestStoredEnrollmentCounts(t *testing.T) {
 
 func TestLimitedListener(t *testing.T) {
 	listener := newPipeListener()
-	limited := limitListener(listener)
+	limited := limitListener(listener, newGate())
 	defer limited.Close()
 	accept := func() net.Conn {
 		accepted := make(chan net.Conn)

@@ -28,6 +28,8 @@ type service struct {
 	webhook     *webhook
 	hubs        *hubs
 	fault       func(FaultPoint) Fault
+	script      faultScript
+	gate        *gate
 	throttle    *throttle
 	logger      *slog.Logger
 
@@ -58,7 +60,11 @@ type answer struct {
 	code       int    // the error code, or 0
 	retryAfter string // the hint, or ""
 	body       []byte
-	drop       bool // close the connection instead
+
+	// A fault's doing.
+	delay time.Duration // hold the answer back for so long
+	skew  time.Duration // tell the time wrong by so much
+	drop  bool          // close the connection instead
 }
 
 // apiVersionPattern takes any version, since the calls differ in nothing that
@@ -67,21 +73,10 @@ var apiVersionPattern = regexp.MustCompile(`^20\d\d-\d\d-\d\d(-preview)?$`)
 
 // serve answers a call. It is the one door into the service.
 func (s *service) serve(ctx context.Context, c call) answer {
-	var fault Fault
-	if s.fault != nil {
-		fault = s.fault(FaultPoint{Transport: c.transport, Call: c.kind, RegistrationID: c.registrationID})
+	if fault := s.faultAt(c); fault != (Fault{}) {
+		return s.serveBadly(ctx, c, fault)
 	}
-	var a answer
-	if fault.Status != 0 {
-		a = refuse(fault.Status, fault.Status*1000+1, "The service was told to answer like this.")
-	} else {
-		a = s.judge(ctx, c)
-	}
-	if fault.RetryAfter != "" {
-		a.retryAfter = fault.RetryAfter
-	}
-	a.drop = fault.Drop
-	return a
+	return s.judge(ctx, c)
 }
 
 // judge checks form and credentials, and hands a good call on.

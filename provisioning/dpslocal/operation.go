@@ -15,21 +15,19 @@ import (
 // operation is a register call whose outcome is being worked out.
 type operation struct {
 	record Operation     // as it was when it was started; never changed
-	done   chan struct{} // closed when the outcome is stored
+	done   chan struct{} // closed when it ended or was given up
 }
 
-// key is the operation's place among the running ones.
-func (op *operation) key() string { return strings.ToLower(op.record.RegistrationID) }
-
-// begin stores an operation and starts it. It needs s.mu.
-func (s *service) begin(ctx context.Context, registrationID string, admitted admission, payload []byte) (Operation, error) {
+// begin stores an operation and starts it, or returns the one that runs already
+// and false.
+func (s *service) begin(ctx context.Context, registrationID string, admitted admission, payload []byte) (Operation, bool, error) {
 	now := time.Now()
 	r, err := s.store.Registration(ctx, registrationID)
 	if errors.Is(err, ErrNotFound) {
 		r, err = Registration{ID: registrationID, Created: now}, nil
 	}
 	if err != nil {
-		return Operation{}, err
+		return Operation{}, false, err
 	}
 	r.EnrollmentKind, r.EnrollmentID = admitted.enrollment.Kind, admitted.enrollment.ID
 	r.Updated, r.Status, r.State = now, Assigning, assigningState(r.ID)
@@ -45,25 +43,36 @@ func (s *service) begin(ctx context.Context, registrationID string, admitted adm
 		Payload:        payload,
 		NextCall:       now,
 	}
-	if err := s.store.BeginOperation(ctx, record, r); err != nil {
-		return Operation{}, err
+	// A device that hangs up must not leave an operation stored that nobody runs.
+	stored, err := s.store.BeginOperation(context.WithoutCancel(ctx), record, r)
+	if err != nil || stored.ID != record.ID {
+		return stored, false, err
 	}
 	s.logger.Info("registration begun", "registration_id", registrationID, "operation_id", record.ID)
 	s.start(record)
-	return record, nil
+	return record, true, nil
 }
 
-// start runs a stored operation in a goroutine of its own. It needs s.mu.
+// start runs a stored operation in a goroutine of its own.
 func (s *service) start(record Operation) {
 	op := &operation{record: record, done: make(chan struct{})}
-	s.running[op.key()] = op
+	s.mu.Lock()
+	s.running[record.ID] = op
+	s.mu.Unlock()
 	s.group.Go(func() {
-		if err := s.run(op); err != nil && s.ctx.Err() == nil {
-			// It stays among the running ones, so that the device goes on waiting
-			// instead of beginning a second one beside it.
+		err := s.run(op)
+		switch {
+		case err == nil || s.ctx.Err() != nil:
+		case errors.Is(err, ErrNotOurs) || errors.Is(err, ErrNotFound):
+			s.logger.Info("registration given up", "registration_id", record.RegistrationID, "operation_id", record.ID, "err", err)
+		default:
 			s.logger.Error("operation not ended: see to the store, then start dpslocal again",
 				"registration_id", record.RegistrationID, "operation_id", record.ID, "err", err)
 		}
+		s.mu.Lock()
+		delete(s.running, record.ID)
+		s.mu.Unlock()
+		close(op.done)
 	})
 }
 
@@ -73,8 +82,6 @@ func (s *service) resume() error {
 	if err != nil {
 		return fmt.Errorf("reading unfinished operations: %w", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, record := range records {
 		s.logger.Info("registration resumed", "registration_id", record.RegistrationID, "operation_id", record.ID)
 		s.start(record)
@@ -97,7 +104,8 @@ func (s *service) run(op *operation) error {
 	now := time.Now()
 	place := s.settle(&r, verdict, now)
 	record.Ended, record.Status, record.State = now, r.Status, r.State
-	if err := s.finish(op, record, r, place); err != nil {
+	// The outcome is known, so it is written even if the server is just stopping.
+	if err := s.store.FinishOperation(context.WithoutCancel(s.ctx), record, r, place); err != nil {
 		return fmt.Errorf("storing the outcome: %w", err)
 	}
 	if place != nil && place.From != "" {
@@ -105,20 +113,6 @@ func (s *service) run(op *operation) error {
 	}
 	s.logger.Info("registration ended", "registration_id", record.RegistrationID, "operation_id", record.ID,
 		"status", string(r.Status), "hub", r.AssignedHub, "error_code", verdict.code)
-	return nil
-}
-
-// finish stores the outcome and takes the operation from the running ones in
-// one step: a device that has seen the end and registers again gets a new one.
-func (s *service) finish(op *operation, record Operation, r Registration, place *Placement) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	// The outcome is known, so it is written even if the server is just stopping.
-	if err := s.store.FinishOperation(context.WithoutCancel(s.ctx), record, r, place); err != nil {
-		return err
-	}
-	delete(s.running, op.key())
-	close(op.done)
 	return nil
 }
 

@@ -38,8 +38,8 @@ type service struct {
 
 	group sync.WaitGroup // the goroutines of running operations
 
-	mu      sync.Mutex            // guards running, and makes looking and beginning one step
-	running map[string]*operation // lower-cased registration ID → its operation
+	mu      sync.Mutex            // guards running
+	running map[string]*operation // operation ID → operation that runs in this process
 }
 
 // call is a device's request, as either transport understood it.
@@ -208,17 +208,12 @@ func (s *service) register(ctx context.Context, c call, admitted admission) answ
 	if err != nil {
 		return refuse(400, codeInvalid, sentence(err))
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if running, ok := s.running[strings.ToLower(c.registrationID)]; ok {
-		if s.strict {
-			return refuse(409, codeConflict, "Precondition failed.")
-		}
-		return s.accepted(running.record.ID)
-	}
-	record, err := s.begin(ctx, c.registrationID, admitted, payload)
+	record, begun, err := s.begin(ctx, c.registrationID, admitted, payload)
 	if err != nil {
 		return s.broken(c, "beginning an operation", err)
+	}
+	if !begun && s.strict {
+		return refuse(409, codeConflict, "Precondition failed.")
 	}
 	return s.accepted(record.ID)
 }
@@ -274,9 +269,9 @@ func (s *service) poll(ctx context.Context, c call) answer {
 // hold waits until the operation ends, but not long.
 func (s *service) hold(ctx context.Context, c call) {
 	s.mu.Lock()
-	running := s.running[strings.ToLower(c.registrationID)]
+	running := s.running[c.operationID]
 	s.mu.Unlock()
-	if running == nil || running.record.ID != c.operationID {
+	if running == nil || !strings.EqualFold(running.record.RegistrationID, c.registrationID) {
 		return
 	}
 	timer := time.NewTimer(holdPoll)

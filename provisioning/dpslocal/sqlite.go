@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -29,11 +30,27 @@ const operationLifetime = 24 * time.Hour
 // storeTime is how the store writes times: their text sorts as they do.
 const storeTime = "2006-01-02T15:04:05.000000000Z"
 
-// sqliteStore is a Store in one SQLite file, or in memory. It has a single
-// connection: SQLite has one writer anyway, the reads are by primary key, and
-// a memory database lives and dies with its connection.
-type sqliteStore struct {
+// sqlStore is a Store in a SQL database: a SQLite file, SQLite in memory, or
+// PostgreSQL. Its statements are written so that both understand them; what
+// only one of them has is a field.
+type sqlStore struct {
 	db *sql.DB
+
+	// forUpdate keeps others from a row that is read to be changed, skipLocked
+	// from waiting for it. SQLite has one writer at a time and needs neither.
+	forUpdate, skipLocked string
+
+	// instance owns the operations that are begun here; see SharedStore. It is nil
+	// in a store that nobody else uses.
+	instance *atomic.Pointer[string]
+}
+
+// owner is the instance as a column holds it.
+func (s *sqlStore) owner() any {
+	if s.instance == nil {
+		return nil
+	}
+	return *s.instance.Load()
 }
 
 // OpenStore opens or makes the SQLite file at path and brings its schema up to
@@ -62,10 +79,12 @@ func OpenMemoryStore() (Store, error) {
 	return store, nil
 }
 
-// openSQLite opens a database and brings its schema up to date. The pragmas are in
+// openSQLite opens a database and brings its schema up to date. It has a single
+// connection: SQLite has one writer anyway, the reads are by primary key, and a
+// memory database lives and dies with its connection. The pragmas are in
 // the name because they are of a connection, not of the file: every commit is
 // synced, and writers wait for each other instead of failing.
-func openSQLite(name string) (*sqliteStore, error) {
+func openSQLite(name string) (*sqlStore, error) {
 	db, err := sql.Open("sqlite", name+
 		"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)&_txlock=immediate")
 	if err != nil {
@@ -75,7 +94,7 @@ func openSQLite(name string) (*sqliteStore, error) {
 	if err := migrate(db); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &sqliteStore{db}, nil
+	return &sqlStore{db: db}, nil
 }
 
 // migrate applies the migrations that the file does not have yet.
@@ -101,10 +120,10 @@ func migrate(db *sql.DB) error {
 }
 
 // Close implements Store.
-func (s *sqliteStore) Close() error { return s.db.Close() }
+func (s *sqlStore) Close() error { return s.db.Close() }
 
 // transact runs f in one transaction.
-func (s *sqliteStore) transact(ctx context.Context, f func(tx *sql.Tx) error) error {
+func (s *sqlStore) transact(ctx context.Context, f func(tx *sql.Tx) error) error {
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -116,7 +135,7 @@ func (s *sqliteStore) transact(ctx context.Context, f func(tx *sql.Tx) error) er
 }
 
 // Enrollments implements EnrollmentStore.
-func (s *sqliteStore) Enrollments(ctx context.Context) ([]Enrollment, error) {
+func (s *sqlStore) Enrollments(ctx context.Context) ([]Enrollment, error) {
 	rows, err := s.db.QueryContext(ctx, `SELECT kind, id, device_id, attestation, primary_key, secondary_key, x509, tpm,
 		iot_edge, provisioning_status, allocation_policy, webhook_url, webhook_api_version, hubs, reprovision_policy,
 		initial_twin, device_information, etag, created, updated FROM enrollments ORDER BY kind, id_key`)
@@ -138,32 +157,56 @@ func (s *sqliteStore) Enrollments(ctx context.Context) ([]Enrollment, error) {
 	return all, rows.Err()
 }
 
-// PutEnrollment implements EnrollmentStore.
-func (s *sqliteStore) PutEnrollment(ctx context.Context, e Enrollment) error {
-	_, err := s.db.ExecContext(ctx, `INSERT OR REPLACE INTO enrollments
-		(kind, id_key, id, device_id, attestation, primary_key, secondary_key, x509, tpm, iot_edge, provisioning_status,
-		 allocation_policy, webhook_url, webhook_api_version, hubs, reprovision_policy, initial_twin, device_information,
-		 etag, created, updated)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+// enrollmentColumns are the columns of enrollmentValues, in their order. The
+// first two are the primary key.
+const enrollmentColumns = `kind, id_key, id, device_id, attestation, primary_key, secondary_key, x509, tpm, iot_edge,
+	provisioning_status, allocation_policy, webhook_url, webhook_api_version, hubs, reprovision_policy,
+	initial_twin, device_information, etag, created, updated`
+
+// enrollmentValues are a row of enrollmentColumns.
+func enrollmentValues(e Enrollment) []any {
+	return []any{
 		e.Kind, strings.ToLower(e.ID), e.ID, e.DeviceID, e.Attestation, string(e.PrimaryKey), string(e.SecondaryKey),
 		string(encodeJSON(e.X509)), string(encodeJSON(e.TPM)), e.IoTEdge, e.ProvisioningStatus,
 		e.AllocationPolicy, string(e.WebhookURL), e.WebhookAPIVersion, string(encodeJSON(e.Hubs)), e.ReprovisionPolicy,
-		string(e.InitialTwin), string(e.DeviceInformation), e.ETag, textOf(e.Created), textOf(e.Updated))
+		string(e.InitialTwin), string(e.DeviceInformation), e.ETag, textOf(e.Created), textOf(e.Updated),
+	}
+}
+
+// PutEnrollment implements EnrollmentStore.
+func (s *sqlStore) PutEnrollment(ctx context.Context, e Enrollment) error {
+	_, err := s.db.ExecContext(ctx, insertInto("enrollments", enrollmentColumns)+
+		` ON CONFLICT (kind, id_key) DO UPDATE SET `+excluded(enrollmentColumns), enrollmentValues(e)...)
 	return err
 }
 
+// insertInto is the statement that inserts a row of a comma-separated list of columns.
+func insertInto(table, columns string) string {
+	return `INSERT INTO ` + table + ` (` + columns + `) VALUES (?` + strings.Repeat(`, ?`, strings.Count(columns, `,`)) + `)`
+}
+
+// excluded sets every column to the value that could not be inserted.
+func excluded(columns string) string {
+	var set []string
+	for column := range strings.SplitSeq(columns, `,`) {
+		column = strings.TrimSpace(column)
+		set = append(set, column+` = excluded.`+column)
+	}
+	return strings.Join(set, `, `)
+}
+
 // DeleteEnrollment implements EnrollmentStore.
-func (s *sqliteStore) DeleteEnrollment(ctx context.Context, kind EnrollmentKind, id string) error {
+func (s *sqlStore) DeleteEnrollment(ctx context.Context, kind EnrollmentKind, id string) error {
 	return deleteOne(ctx, s.db, `DELETE FROM enrollments WHERE kind = ? AND id_key = ?`, kind, strings.ToLower(id))
 }
 
 // Registration implements RegistrationStore.
-func (s *sqliteStore) Registration(ctx context.Context, id string) (Registration, error) {
-	return selectRegistration(ctx, s.db, id)
+func (s *sqlStore) Registration(ctx context.Context, id string) (Registration, error) {
+	return selectRegistration(ctx, s.db, id, "")
 }
 
 // RegistrationsOf implements RegistrationStore.
-func (s *sqliteStore) RegistrationsOf(ctx context.Context, groupID, after string, limit int) ([]Registration, error) {
+func (s *sqlStore) RegistrationsOf(ctx context.Context, groupID, after string, limit int) ([]Registration, error) {
 	rows, err := s.db.QueryContext(ctx, registrationColumns+`WHERE enrollment_kind = ? AND lower(enrollment_id) = ? AND id_key > ?
 		ORDER BY id_key LIMIT ?`, Group, strings.ToLower(groupID), strings.ToLower(after), limit)
 	if err != nil {
@@ -182,9 +225,9 @@ func (s *sqliteStore) RegistrationsOf(ctx context.Context, groupID, after string
 }
 
 // DeleteRegistration implements RegistrationStore.
-func (s *sqliteStore) DeleteRegistration(ctx context.Context, id string, allow func(Registration) error) error {
+func (s *sqlStore) DeleteRegistration(ctx context.Context, id string, allow func(Registration) error) error {
 	return s.transact(ctx, func(tx *sql.Tx) error {
-		r, err := selectRegistration(ctx, tx, id)
+		r, err := selectRegistration(ctx, tx, id, s.forUpdate)
 		if err != nil {
 			return err
 		}
@@ -214,10 +257,11 @@ func (r *Registration) columns() []any {
 	}
 }
 
-// selectRegistration reads one registration, or returns ErrNotFound.
-func selectRegistration(ctx context.Context, q querier, id string) (Registration, error) {
+// selectRegistration reads one registration, with a lock clause or none, or
+// returns ErrNotFound.
+func selectRegistration(ctx context.Context, q querier, id, lock string) (Registration, error) {
 	var r Registration
-	err := q.QueryRowContext(ctx, registrationColumns+`WHERE id_key = ?`, strings.ToLower(id)).Scan(r.columns()...)
+	err := q.QueryRowContext(ctx, registrationColumns+`WHERE id_key = ?`+lock, strings.ToLower(id)).Scan(r.columns()...)
 	return r, notFound(err)
 }
 
@@ -241,7 +285,7 @@ func (op *Operation) columns() []any {
 }
 
 // Operation implements RegistrationStore.
-func (s *sqliteStore) Operation(ctx context.Context, registrationID, operationID string) (Operation, error) {
+func (s *sqlStore) Operation(ctx context.Context, registrationID, operationID string) (Operation, error) {
 	var op Operation
 	err := s.db.QueryRowContext(ctx, operationColumns+`WHERE id = ? AND registration_key = ?`,
 		operationID, strings.ToLower(registrationID)).Scan(op.columns()...)
@@ -249,17 +293,17 @@ func (s *sqliteStore) Operation(ctx context.Context, registrationID, operationID
 }
 
 // Operations implements RegistrationStore.
-func (s *sqliteStore) Operations(ctx context.Context, registrationID string) ([]Operation, error) {
+func (s *sqlStore) Operations(ctx context.Context, registrationID string) ([]Operation, error) {
 	return s.operations(ctx, operationColumns+`WHERE registration_key = ? ORDER BY begun`, strings.ToLower(registrationID))
 }
 
 // UnfinishedOperations implements RegistrationStore.
-func (s *sqliteStore) UnfinishedOperations(ctx context.Context) ([]Operation, error) {
+func (s *sqlStore) UnfinishedOperations(ctx context.Context) ([]Operation, error) {
 	return s.operations(ctx, operationColumns+`WHERE ended = '' ORDER BY begun`)
 }
 
 // operations runs a query for any number of operations.
-func (s *sqliteStore) operations(ctx context.Context, query string, args ...any) ([]Operation, error) {
+func (s *sqlStore) operations(ctx context.Context, query string, args ...any) ([]Operation, error) {
 	rows, err := s.db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
@@ -276,68 +320,102 @@ func (s *sqliteStore) operations(ctx context.Context, query string, args ...any)
 	return all, rows.Err()
 }
 
-// BeginOperation implements RegistrationStore.
-func (s *sqliteStore) BeginOperation(ctx context.Context, op Operation, r Registration) error {
-	return s.transact(ctx, func(tx *sql.Tx) error {
-		if err := putRegistration(ctx, tx, r); err != nil {
+// BeginOperation implements RegistrationStore. That one operation at most runs
+// for a registration is the work of a unique index.
+func (s *sqlStore) BeginOperation(ctx context.Context, op Operation, r Registration) (Operation, error) {
+	const runs = operationColumns + `WHERE registration_key = ? AND ended = ''`
+	key := strings.ToLower(op.RegistrationID)
+	err := s.transact(ctx, func(tx *sql.Tx) error {
+		var running Operation
+		err := tx.QueryRowContext(ctx, runs, key).Scan(running.columns()...)
+		if err == nil {
+			op = running
+			return nil
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, `DELETE FROM operations WHERE ended <> '' AND ended < ?`,
-			textOf(op.Begun.Add(-operationLifetime)))
+		if err := putBegunRegistration(ctx, tx, r); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM operations WHERE id IN
+			(SELECT id FROM operations WHERE ended <> '' AND ended < ?`+s.skipLocked+`)`, textOf(op.Begun.Add(-operationLifetime)))
 		if err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO operations (id, registration_key, registration_id, begun, ended, status, state,
-			enrollment_kind, enrollment_id, key_id, certificates, payload, webhook_calls, next_call)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			op.ID, strings.ToLower(op.RegistrationID), op.RegistrationID, textOf(op.Begun), textOf(op.Ended), op.Status,
+		return changeOne(ctx, tx, errRuns, `INSERT INTO operations (id, registration_key, registration_id, begun, ended, status, state,
+			enrollment_kind, enrollment_id, key_id, certificates, payload, webhook_calls, next_call, owner)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (registration_key) WHERE ended = '' DO NOTHING`,
+			op.ID, key, op.RegistrationID, textOf(op.Begun), textOf(op.Ended), op.Status,
 			string(op.State), op.EnrollmentKind, op.EnrollmentID, op.KeyID, op.Certificates,
-			string(op.Payload), op.WebhookCalls, textOf(op.NextCall))
-		return err
+			string(op.Payload), op.WebhookCalls, textOf(op.NextCall), s.owner())
 	})
+	if errors.Is(err, errRuns) {
+		err = s.db.QueryRowContext(ctx, runs, key).Scan(op.columns()...)
+	}
+	return op, notFound(err)
 }
 
+// errRuns is how BeginOperation learns that another instance was faster.
+var errRuns = errors.New("an operation runs already")
+
 // SaveProgress implements RegistrationStore.
-func (s *sqliteStore) SaveProgress(ctx context.Context, operationID string, calls int, next time.Time) error {
-	_, err := s.db.ExecContext(ctx, `UPDATE operations SET webhook_calls = ?, next_call = ? WHERE id = ?`,
-		calls, textOf(next), operationID)
-	return err
+func (s *sqlStore) SaveProgress(ctx context.Context, operationID string, calls int, next time.Time) error {
+	return changeOne(ctx, s.db, ErrNotOurs, `UPDATE operations SET webhook_calls = ?, next_call = ?
+		WHERE id = ? AND ended = '' AND owner IS NOT DISTINCT FROM ?`, calls, textOf(next), operationID, s.owner())
 }
 
 // FinishOperation implements RegistrationStore.
-func (s *sqliteStore) FinishOperation(ctx context.Context, op Operation, r Registration, place *Placement) error {
+func (s *sqlStore) FinishOperation(ctx context.Context, op Operation, r Registration, place *Placement) error {
 	return s.transact(ctx, func(tx *sql.Tx) error {
+		// The registration goes first, as in BeginOperation, so that the two wait
+		// for each other and do not block each other.
 		if err := putRegistration(ctx, tx, r); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, `UPDATE operations SET ended = ?, status = ?, state = ? WHERE id = ?`,
-			textOf(op.Ended), op.Status, string(op.State), op.ID)
+		err := changeOne(ctx, tx, ErrNotOurs, `UPDATE operations SET ended = ?, status = ?, state = ?, owner = NULL
+			WHERE id = ? AND ended = '' AND owner IS NOT DISTINCT FROM ?`,
+			textOf(op.Ended), op.Status, string(op.State), op.ID, s.owner())
 		if err != nil || place == nil {
 			return err
 		}
-		return putPlacement(ctx, tx, *place)
+		return s.putPlacement(ctx, tx, *place)
 	})
+}
+
+// putBegunRegistration writes what a register call changes. The assignment in
+// force is not among it: it may have come about since the registration was read.
+func putBegunRegistration(ctx context.Context, tx *sql.Tx, r Registration) error {
+	_, err := tx.ExecContext(ctx, insertInto("registrations", registrationRow)+
+		` ON CONFLICT (id_key) DO UPDATE SET `+excluded(`enrollment_kind, enrollment_id, updated, status, state`), r.values()...)
+	return err
 }
 
 // putRegistration writes a registration. The spelling and the time of the first
 // one stay.
 func putRegistration(ctx context.Context, tx *sql.Tx, r Registration) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO registrations (id_key, id, enrollment_kind, enrollment_id, created, updated,
-		status, state, assigned_hub, device_id, substatus) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (id_key) DO UPDATE SET enrollment_kind = excluded.enrollment_kind, enrollment_id = excluded.enrollment_id,
-		updated = excluded.updated, status = excluded.status, state = excluded.state, assigned_hub = excluded.assigned_hub,
-		device_id = excluded.device_id, substatus = excluded.substatus`,
-		strings.ToLower(r.ID), r.ID, r.EnrollmentKind, r.EnrollmentID, textOf(r.Created), textOf(r.Updated),
-		r.Status, string(r.State), r.AssignedHub, r.DeviceID, r.Substatus)
+	_, err := tx.ExecContext(ctx, insertInto("registrations", registrationRow)+` ON CONFLICT (id_key) DO UPDATE SET `+
+		excluded(`enrollment_kind, enrollment_id, updated, status, state, assigned_hub, device_id, substatus`), r.values()...)
 	return err
+}
+
+// registrationRow are the columns of Registration.values, in their order.
+const registrationRow = `id_key, id, enrollment_kind, enrollment_id, created, updated, status, state, assigned_hub, device_id, substatus`
+
+// values are a row of registrationRow.
+func (r Registration) values() []any {
+	return []any{
+		strings.ToLower(r.ID), r.ID, r.EnrollmentKind, r.EnrollmentID, textOf(r.Created), textOf(r.Updated),
+		r.Status, string(r.State), r.AssignedHub, r.DeviceID, r.Substatus,
+	}
 }
 
 // putPlacement makes, updates or moves a device. Removing it from the hub that
 // it leaves is part of the move (dps-protocol 19.1).
-func putPlacement(ctx context.Context, tx *sql.Tx, place Placement) error {
+func (s *sqlStore) putPlacement(ctx context.Context, tx *sql.Tx, place Placement) error {
 	device := place.Device
 	if place.From != "" && !strings.EqualFold(place.From, device.Hub) {
-		old, err := selectDevice(ctx, tx, place.From, device.ID)
+		old, err := selectDevice(ctx, tx, place.From, device.ID, s.forUpdate)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
@@ -360,15 +438,15 @@ func putPlacement(ctx context.Context, tx *sql.Tx, place Placement) error {
 }
 
 // Device implements DeviceStore.
-func (s *sqliteStore) Device(ctx context.Context, hub, id string) (Device, error) {
-	return selectDevice(ctx, s.db, hub, id)
+func (s *sqlStore) Device(ctx context.Context, hub, id string) (Device, error) {
+	return selectDevice(ctx, s.db, hub, id, "")
 }
 
 // UpdateTwin implements DeviceStore. The transaction takes the write lock when it
 // begins, so that what was read is still true when it is written.
-func (s *sqliteStore) UpdateTwin(ctx context.Context, hub, id string, change func(*Twin) error) error {
+func (s *sqlStore) UpdateTwin(ctx context.Context, hub, id string, change func(*Twin) error) error {
 	return s.transact(ctx, func(tx *sql.Tx) error {
-		device, err := selectDevice(ctx, tx, hub, id)
+		device, err := selectDevice(ctx, tx, hub, id, s.forUpdate)
 		if err != nil {
 			return err
 		}
@@ -384,7 +462,7 @@ func (s *sqliteStore) UpdateTwin(ctx context.Context, hub, id string, change fun
 }
 
 // DeleteDevice implements DeviceStore.
-func (s *sqliteStore) DeleteDevice(ctx context.Context, hub, id string) error {
+func (s *sqlStore) DeleteDevice(ctx context.Context, hub, id string) error {
 	return deleteDevice(ctx, s.db, hub, id)
 }
 
@@ -394,11 +472,11 @@ type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// selectDevice reads one device, or returns ErrNotFound.
-func selectDevice(ctx context.Context, q querier, hub, id string) (Device, error) {
+// selectDevice reads one device, with a lock clause or none, or returns ErrNotFound.
+func selectDevice(ctx context.Context, q querier, hub, id, lock string) (Device, error) {
 	var d Device
 	err := q.QueryRowContext(ctx, `SELECT hub, id, primary_key, secondary_key, primary_thumbprint, secondary_thumbprint,
-		tags, tags_version, desired, desired_version, reported, reported_version FROM devices WHERE hub_key = ? AND id = ?`, strings.ToLower(hub), id).
+		tags, tags_version, desired, desired_version, reported, reported_version FROM devices WHERE hub_key = ? AND id = ?`+lock, strings.ToLower(hub), id).
 		Scan(&d.Hub, &d.ID, &d.PrimaryKey, &d.SecondaryKey, &d.PrimaryThumbprint, &d.SecondaryThumbprint,
 			jsonColumn{&d.Twin.Tags}, &d.Twin.TagsVersion,
 			jsonColumn{&d.Twin.Desired}, &d.Twin.DesiredVersion, jsonColumn{&d.Twin.Reported}, &d.Twin.ReportedVersion)
@@ -412,12 +490,18 @@ func deleteDevice(ctx context.Context, q querier, hub, id string) error {
 
 // deleteOne removes one row, or returns ErrNotFound.
 func deleteOne(ctx context.Context, q querier, statement string, args ...any) error {
+	return changeOne(ctx, q, ErrNotFound, statement, args...)
+}
+
+// changeOne runs a statement that changes a row, or returns none when there is
+// no such row.
+func changeOne(ctx context.Context, q querier, none error, statement string, args ...any) error {
 	result, err := q.ExecContext(ctx, statement, args...)
 	if err != nil {
 		return err
 	}
 	if n, err := result.RowsAffected(); err != nil || n == 0 {
-		return errors.Join(err, ErrNotFound)
+		return errors.Join(err, none)
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func TestStoreKeepsEverything(t *testing.T) {
 	begun.Ended, begun.Status, begun.State, begun.WebhookCalls, begun.NextCall = time.Time{}, Assigning, nil, 0, at
 	for _, err := range []error{
 		store.PutEnrollment(ctx, enrollment),
-		store.BeginOperation(ctx, begun, Registration{ID: "Dev-01", EnrollmentKind: Individual, EnrollmentID: "x", Created: at, Updated: at, Status: Assigning, State: []byte("{}")}),
+		second(store.BeginOperation(ctx, begun, Registration{ID: "Dev-01", EnrollmentKind: Individual, EnrollmentID: "x", Created: at, Updated: at, Status: Assigning, State: []byte("{}")})),
 		store.SaveProgress(ctx, operation.ID, operation.WebhookCalls, operation.NextCall),
 		store.FinishOperation(ctx, operation, registration, &Placement{Device: device}),
 		store.Close(),
@@ -125,7 +125,7 @@ func TestStoreListsAndDeletes(t *testing.T) {
 		{ID: "d", EnrollmentKind: Group, EnrollmentID: "other"},
 	} {
 		r.State = []byte("{}")
-		if err := store.BeginOperation(ctx, Operation{ID: "op-" + r.ID, RegistrationID: r.ID}, r); err != nil {
+		if _, err := store.BeginOperation(ctx, Operation{ID: "op-" + r.ID, RegistrationID: r.ID}, r); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -178,9 +178,10 @@ func TestStoreForgetsOldOperations(t *testing.T) {
 	at := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 	r := Registration{ID: "d", State: []byte("{}")}
 	old := Operation{ID: "old", RegistrationID: "d", Begun: at}
-	running := Operation{ID: "running", RegistrationID: "d", Begun: at}
+	running := Operation{ID: "running", RegistrationID: "e", Begun: at}
 	for _, op := range []Operation{old, running} {
-		if err := store.BeginOperation(t.Context(), op, r); err != nil {
+		r.ID = op.RegistrationID
+		if _, err := store.BeginOperation(t.Context(), op, r); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -189,20 +190,64 @@ func TestStoreForgetsOldOperations(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, step := range []struct {
-		id    string
-		begun time.Time
-		want  int
+		id        string
+		begun     time.Time
+		remembers bool
 	}{
-		{"a", old.Ended.Add(operationLifetime), 3},
-		{"b", old.Ended.Add(operationLifetime + time.Second), 3},
+		{"f", old.Ended.Add(operationLifetime), true},
+		{"g", old.Ended.Add(operationLifetime + time.Second), false},
 	} {
-		if err := store.BeginOperation(t.Context(), Operation{ID: step.id, RegistrationID: "d", Begun: step.begun}, r); err != nil {
+		r.ID = step.id
+		if _, err := store.BeginOperation(t.Context(), Operation{ID: step.id, RegistrationID: step.id, Begun: step.begun}, r); err != nil {
 			t.Fatal(err)
 		}
-		all, err := store.Operations(t.Context(), "d")
-		if err != nil || len(all) != step.want {
-			t.Errorf("after %s: %d operations, %v; want %d", step.id, len(all), err, step.want)
+		_, err1 := store.Operation(t.Context(), "d", "old")
+		_, err2 := store.Operation(t.Context(), "e", "running")
+		if (err1 == nil) != step.remembers || err2 != nil {
+			t.Errorf("after %s: ended %v, running %v; want remembered: %v, true", step.id, err1, err2, step.remembers)
 		}
+	}
+}
+
+// One operation at most runs for a registration, and what ended stays as it is.
+func TestStoreRunsOneOperation(t *testing.T) {
+	store, err := OpenMemoryStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	ctx := t.Context()
+	r := Registration{ID: "Dev", Status: Assigning, State: []byte("{}")}
+	first := Operation{ID: "1", RegistrationID: "Dev", Status: Assigning}
+	if got, err := store.BeginOperation(ctx, first, r); err != nil || got.ID != "1" {
+		t.Errorf("got %+v, %v; want the new one", got, err)
+	}
+	if got, err := store.BeginOperation(ctx, Operation{ID: "2", RegistrationID: "dEV"}, r); err != nil || got.ID != "1" {
+		t.Errorf("got %+v, %v; want the running one", got, err)
+	}
+	assigned := r
+	assigned.Status, assigned.AssignedHub, assigned.DeviceID, assigned.Substatus = Assigned, "h", "D", initialAssignment
+	first.Ended, first.Status = time.Now(), Assigned
+	if err := store.FinishOperation(ctx, first, assigned, nil); err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{
+		"progress of an ended one": store.SaveProgress(ctx, "1", 3, time.Now()),
+		"ending it again":          store.FinishOperation(ctx, first, r, nil),
+		"ending an unknown one":    store.FinishOperation(ctx, Operation{ID: "3", Ended: time.Now()}, r, nil),
+	} {
+		if !errors.Is(err, ErrNotOurs) {
+			t.Errorf("%s: got %v, want ErrNotOurs", what, err)
+		}
+	}
+	// The registration was read before the first operation ended.
+	if got, err := store.BeginOperation(ctx, Operation{ID: "4", RegistrationID: "Dev", Status: Assigning}, r); err != nil || got.ID != "4" {
+		t.Errorf("got %+v, %v; want a new one", got, err)
+	}
+	want := assigned
+	want.Status = Assigning
+	if got, err := store.Registration(ctx, "dev"); err != nil || cmp.Diff(want, got) != "" {
+		t.Errorf("%v (-want +got):\n%s", err, cmp.Diff(want, got))
 	}
 }
 
@@ -214,7 +259,7 @@ func TestBeginIsAllOrNothing(t *testing.T) {
 	}
 	defer store.Close()
 	stray := Operation{ID: "o", RegistrationID: "another"} // refused: its registration is not there
-	if err := store.BeginOperation(t.Context(), stray, Registration{ID: "d", State: []byte("{}")}); err == nil {
+	if _, err := store.BeginOperation(t.Context(), stray, Registration{ID: "d", State: []byte("{}")}); err == nil {
 		t.Fatal("an operation without its registration was stored")
 	}
 	if _, err := store.Registration(t.Context(), "d"); !errors.Is(err, ErrNotFound) {
@@ -231,7 +276,12 @@ func TestUpdateTwinIsAllOrNothing(t *testing.T) {
 	defer store.Close()
 	r := Registration{ID: "d", State: []byte("{}")}
 	twin, _ := parseInitialTwin([]byte("{}"))
-	if err := store.FinishOperation(t.Context(), Operation{}, r, &Placement{Device: Device{Hub: "h", ID: "d", Twin: twin}}); err != nil {
+	op := Operation{ID: "o", RegistrationID: "d"}
+	if _, err := store.BeginOperation(t.Context(), op, r); err != nil {
+		t.Fatal(err)
+	}
+	op.Ended = time.Now()
+	if err := store.FinishOperation(t.Context(), op, r, &Placement{Device: Device{Hub: "h", ID: "d", Twin: twin}}); err != nil {
 		t.Fatal(err)
 	}
 	refusal := errors.New("no")

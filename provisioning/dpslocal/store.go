@@ -13,6 +13,11 @@ import (
 // device that it does not hold.
 var ErrNotFound = errors.New("not in the store")
 
+// ErrNotOurs is what a Store returns, having changed nothing, when an operation
+// has ended already, was deleted with its registration, or was taken over by
+// another instance.
+var ErrNotOurs = errors.New("the operation is not this instance's any more")
+
 // Store keeps what outlives a restart. Every method is one transaction and is
 // on disk when it returns nil; all are safe for concurrent use. Registration
 // IDs are compared without case and returned in their first spelling. OpenStore
@@ -57,15 +62,19 @@ type RegistrationStore interface {
 	// UnfinishedOperations returns what was begun and did not end, oldest first.
 	UnfinishedOperations(ctx context.Context) ([]Operation, error)
 
-	// BeginOperation stores a new operation with its registration, and forgets
-	// operations that ended more than a day before it.
-	BeginOperation(ctx context.Context, op Operation, r Registration) error
+	// BeginOperation stores a new operation with its registration and returns it.
+	// While one of that registration runs, it stores nothing and returns that one.
+	// The assignment of a known registration is left as it is. Operations that
+	// ended more than a day before the new one are forgotten.
+	BeginOperation(ctx context.Context, op Operation, r Registration) (Operation, error)
 
-	// SaveProgress stores how far the webhook calls of an operation have come.
+	// SaveProgress stores how far the webhook calls of an operation have come. It
+	// returns ErrNotOurs for an operation that this instance must not go on with.
 	SaveProgress(ctx context.Context, operationID string, calls int, next time.Time) error
 
 	// FinishOperation ends an operation: its outcome, the registration and, when
-	// a device was placed on a hub, that device, all or nothing.
+	// a device was placed on a hub, that device, all or nothing. It returns
+	// ErrNotOurs for an operation that this instance must not go on with.
 	FinishOperation(ctx context.Context, op Operation, r Registration, place *Placement) error
 }
 

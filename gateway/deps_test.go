@@ -15,7 +15,7 @@ const module = "github.com/contoso/gatewayd/"
 // packages of ours it may import. "internal" packages beside a leaf are part of it.
 var mayImport = map[string][]string{
 	"cmd/gatewayd":                  {"gateway"},
-	"cmd/gatewayctl":                {"gateway/config", "provisioning", "allocation", "serialbus"},
+	"cmd/gatewayctl":                {"gateway/config", "provisioning", "provisioning/enrollment", "allocation", "serialbus"},
 	"cmd/dpslocal":                  {"provisioning/dpslocal"},
 	"cmd/demo":                      {"gateway", "provisioning/dpslocal", "serialbus/serialbustest"},
 	"gateway":                       {"gateway/config", "serialbus", "provisioning", "provisioning/hub", "allocation"},
@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 	"serialbus/serialbustest":       {},
 	"provisioning":                  {"provisioning/internal/mqttrpc"},
 	"provisioning/hub":              {"provisioning/internal/mqttrpc"},
+	"provisioning/enrollment":       {},
 	"provisioning/internal/mqttrpc": {},
 	"provisioning/internal/mqttrpc/mqttrpctest": {},
 	"provisioning/dpslocal":                     {"provisioning/dpslocal/internal/mqttserve"},

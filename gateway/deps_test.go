@@ -48,6 +48,7 @@ var home = []struct {
 	{"github.com/coreos/go-systemd/v22/journal", []string{"gateway"}, "only the daemon talks to systemd"},
 	{"modernc.org/sqlite", []string{"gateway", "provisioning/dpslocal"}, "each store is one file beside its user"},
 	{"github.com/pressly/goose/v3", []string{"gateway", "provisioning/dpslocal"}, "each store is one file beside its user"},
+	{"github.com/coder/websocket", []string{"provisioning/dpslocal"}, "MQTT over WebSocket is served in one place"},
 	{"github.com/spf13/cobra", []string{"cmd/gatewayctl"}, "the daemon has three flags"},
 	{"testing", []string{}, "a shipped program holds no test code"},
 }

@@ -10,7 +10,8 @@
 // One HTTPS and one MQTT listener serve everything. The device API (register,
 // operation status, registration status lookup) is on both where the protocol
 // has it on both. The hubs answer on the same MQTT listener; a client names
-// the hub in its user name. Credentials are SAS tokens signed with a key that
+// the hub in its user name. MQTT comes over WebSocket too, on the HTTPS port at
+// the path /$iothub/websocket or /. Credentials are SAS tokens signed with a key that
 // was derived from an enrollment group's key, or with an individual
 // enrollment's own.
 //

@@ -43,7 +43,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			continue
 		}
 		if l.enter(address) {
-			return &limitedConn{Conn: conn, leave: func() { l.gate.leave(conn); l.leave(address) }}, nil
+			return &limitedConn{Conn: withQuickAck(conn), leave: func() { l.gate.leave(conn); l.leave(address) }}, nil
 		}
 		l.gate.leave(conn)
 		_ = conn.Close()

@@ -202,7 +202,7 @@ func (s *Server) Run(ctx context.Context) error {
 	serve(func() error {
 		return mqtt.Serve(ctx, tls.NewListener(limitListener(s.mqtt, s.service.gate), s.certs.tlsConfig()))
 	})
-	serve(func() error { return s.serveHTTPS(ctx) })
+	serve(func() error { return s.serveHTTPS(ctx, mqtt) })
 	if s.admin != nil {
 		serve(func() error { return s.serveAdmin(ctx) })
 	}
@@ -221,9 +221,11 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // serveHTTPS serves the device API until ctx ends, and then waits for the calls
-// that are being answered.
-func (s *Server) serveHTTPS(ctx context.Context) error {
+// that are being answered. Connections that become WebSockets are handed to mqtt.
+func (s *Server) serveHTTPS(ctx context.Context, mqtt *mqttserve.Server) error {
 	server := newHTTPServer(s.service, s.logger)
+	server.Handler = webSocketFront{mqtt: mqtt, next: server.Handler, ctx: ctx}
+	server.ConnContext = keepRawConn
 	drained := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(drained)

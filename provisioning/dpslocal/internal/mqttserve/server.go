@@ -99,10 +99,11 @@ type Server struct {
 	handler Handler
 	logger  *slog.Logger
 
-	mu    sync.Mutex // guards conns and closed
-	conns map[*Conn]struct{}
-
+	mu     sync.Mutex // guards conns and closed
+	conns  map[*Conn]struct{}
 	closed bool
+
+	sessions sync.WaitGroup // nothing is added once closed is set
 }
 
 // New returns a server that asks handler about each connection.
@@ -111,7 +112,8 @@ func New(handler Handler, logger *slog.Logger) *Server {
 }
 
 // Serve accepts connections until ctx ends, then closes listener and
-// connections and returns when their sessions have ended. The error is nil
+// connections, those of ServeConn too, and returns when their sessions have
+// ended. The error is nil
 // then, and otherwise why accepting stopped.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	stop := context.AfterFunc(ctx, func() {
@@ -120,22 +122,32 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	})
 	defer stop()
 
-	var sessions sync.WaitGroup
-	defer sessions.Wait()
+	defer s.sessions.Wait()
+	defer s.closeAll()
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
-			s.closeAll()
 			return fmt.Errorf("accepting MQTT connections: %w", err)
 		}
-		sessions.Go(func() { s.serveConn(ctx, &Conn{net: conn}) })
+		if c, ok := s.add(conn); ok {
+			go s.serveConn(ctx, c, func() {})
+		}
 	}
 }
 
-// closeAll closes every connection, and those that are still to be added.
+// ServeConn serves a connection that came another way than through a listener,
+// and closes it. Before that it calls goodbye, which may take its time: the
+// connection is closed meanwhile when the server ends.
+func (s *Server) ServeConn(ctx context.Context, conn net.Conn, goodbye func()) {
+	if c, ok := s.add(conn); ok {
+		s.serveConn(ctx, c, goodbye)
+	}
+}
+
+// closeAll closes every connection, and no further one is added.
 func (s *Server) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,14 +157,19 @@ func (s *Server) closeAll() {
 	}
 }
 
-// add makes a connection one of those that closeAll closes.
-func (s *Server) add(c *Conn) {
+// add makes a connection one of those that closeAll closes and Serve waits for.
+// When the server has ended already, the connection is closed.
+func (s *Server) add(conn net.Conn) (_ *Conn, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.conns[c] = struct{}{}
+	c := &Conn{net: conn}
 	if s.closed {
 		c.Close()
+		return nil, false
 	}
+	s.conns[c] = struct{}{}
+	s.sessions.Add(1)
+	return c, true
 }
 
 // remove forgets a connection that has ended.
@@ -160,13 +177,14 @@ func (s *Server) remove(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+	s.sessions.Done()
 }
 
-// serveConn sees a connection from its first byte to its end.
-func (s *Server) serveConn(ctx context.Context, c *Conn) {
-	s.add(c)
+// serveConn sees a connection that was added from its first byte to its end.
+func (s *Server) serveConn(ctx context.Context, c *Conn, goodbye func()) {
 	defer s.remove(c)
 	defer c.Close()
+	defer goodbye()
 
 	reader := bufio.NewReader(c.net)
 	session, keepAlive, err := s.welcome(c, reader)

@@ -82,7 +82,8 @@ type appliance struct {
 	spots map[spot]serialbus.Identity // where it answers now; guarded by mu
 	facts facts                       // guarded by mu
 
-	hub hubTrouble // owned by the run loop
+	hub  hubTrouble // owned by the run loop
+	told time.Time  // the attempt that await has spoken of; owned by the run loop
 }
 
 // facts are true of this run only and never stored.
@@ -93,6 +94,7 @@ type facts struct {
 	desired      map[string]json.RawMessage
 	reported     map[string]json.RawMessage
 	unmapped     []string
+	heard        int   // how often it has come to answer
 	version      int64 // $version of the desired properties that are proven on the appliance or refused by it for good; 0 = none
 }
 
@@ -121,9 +123,41 @@ func (a *appliance) run(ctx context.Context) {
 		case assigned && a.world.hubMode == config.HubStay:
 			a.serve(ctx)
 		default:
-			a.rest(ctx, wait)
+			a.await(ctx, wait)
 		}
 	}
+}
+
+// clockStep bounds one sleep, so that a clock that is set right after a start
+// without a battery does not leave an appliance waiting for years.
+const clockStep = time.Minute
+
+// await rests until DPS is to be asked, and says so once for each wait.
+func (a *appliance) await(ctx context.Context, wait time.Duration) {
+	if wait <= 0 {
+		a.rest(ctx, 0) // nothing is wanted
+		return
+	}
+	if next := a.nextAttempt(); !next.Equal(a.told) {
+		a.told = next
+		a.log.Info("waiting before DPS is asked", "retry_in", wait.Round(time.Second), "state", a.state())
+	}
+	a.rest(ctx, min(wait, clockStep))
+}
+
+func (a *appliance) nextAttempt() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.rec.Registration == nil {
+		return time.Time{}
+	}
+	return a.rec.Registration.NextAttempt
+}
+
+func (a *appliance) state() State {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.rec.State
 }
 
 // plan tells whether an assignment is in force, and whether DPS is to be asked
@@ -189,6 +223,7 @@ func (a *appliance) answersAt(ctx context.Context, s spot, identity serialbus.Id
 		}
 		a.facts.payload = payload
 		a.facts.version = 0 // it may have lost its settings while it was away
+		a.facts.heard++
 		if r.Assignment != nil && r.Registration == nil && !sameJSON(r.Assignment.SentPayload, payload) {
 			r.Registration = &registration{Reason: "the appliance's payload has changed, for instance by a firmware update", Since: time.Now()}
 		}

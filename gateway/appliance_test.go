@@ -55,6 +55,8 @@ type fakeSession struct {
 	desired chan hub.Properties
 	done    chan struct{}
 	err     error
+	// reportTakes is how long Report takes.
+	reportTakes time.Duration
 }
 
 func newFakeSession(desired map[string]json.RawMessage) *fakeSession {
@@ -71,6 +73,7 @@ func (s *fakeSession) Twin(context.Context) (hub.Twin, error) {
 }
 
 func (s *fakeSession) Report(_ context.Context, patch map[string]json.RawMessage) (int64, error) {
+	time.Sleep(s.reportTakes)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.twin.Reported = hub.Properties{Values: patch, Version: s.twin.Reported.Version + 1}
@@ -510,6 +513,109 @@ func TestHubAway(t *testing.T) {
 	})
 }
 
+// TestHubBusy is the rest of rule 7: CONNACK 3 is only backed off from, however
+// long it lasts.
+func TestHubBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		r := newRig(t, t.TempDir(), func(ctx context.Context, request provisioning.Request) (provisioning.Assignment, error) {
+			asked.Add(1)
+			return assign(ctx, request)
+		}, agreeable)
+		defer r.stop()
+		var busy error = &hub.BusyError{}
+		r.hubErr.Store(&busy)
+		r.plugIn(t)
+		time.Sleep(3 * time.Hour)
+		synctest.Wait()
+		if asked := asked.Load(); asked != 1 {
+			t.Errorf("DPS asked %d times during three hours of CONNACK 3, want once", asked)
+		}
+	})
+}
+
+// TestBackWhileReporting: an appliance that was away between its settings and
+// their report is set again.
+func TestBackWhileReporting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var applied atomic.Int32
+		r := newRig(t, t.TempDir(), assign, func(s serialbus.Settings) (serialbus.Applied, error) {
+			applied.Add(1)
+			return agreeable(s)
+		})
+		defer r.stop()
+		r.session.reportTakes = 20 * time.Second
+		r.supervisor.heard(t.Context(), r.line, serialbus.Event{Kind: serialbus.Found, Identity: toaster})
+		time.Sleep(10 * time.Second)
+		r.supervisor.heard(t.Context(), r.line, serialbus.Event{Kind: serialbus.Lost})
+		r.supervisor.heard(t.Context(), r.line, serialbus.Event{Kind: serialbus.Found, Identity: toaster})
+		time.Sleep(time.Minute)
+		r.wantState(t, StateConfigured)
+		if got := applied.Load(); got < 2 {
+			t.Errorf("set %d times; after it was away it was not set again", got)
+		}
+	})
+}
+
+// TestDoubtOutlastsANeighbour: a 429 that a neighbour drew says nothing of a
+// register that may have reached the service.
+func TestDoubtOutlastsANeighbour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var requests []provisioning.Request
+		r := newRig(t, t.TempDir(), func(ctx context.Context, request provisioning.Request) (provisioning.Assignment, error) {
+			requests = append(requests, request)
+			switch len(requests) {
+			case 1:
+				if err := request.Observe(provisioning.Progress{Step: provisioning.StepSubmitting}); err != nil {
+					t.Error(err)
+				}
+				return provisioning.Assignment{}, &provisioning.UnreachableError{Op: "submitting", Cause: errors.New("timeout")}
+			case 2:
+				return provisioning.Assignment{}, &provisioning.ThrottledError{NextAttempt: time.Now().Add(6 * time.Minute)}
+			default:
+				return assign(ctx, request)
+			}
+		}, agreeable)
+		defer r.stop()
+		r.plugIn(t)
+		time.Sleep(time.Hour)
+		r.wantState(t, StateConfigured)
+		if len(requests) != 3 || !requests[1].Interrupted || !requests[2].Interrupted {
+			t.Errorf("got %d requests, want a third that still looks for the first", len(requests))
+		}
+	})
+}
+
+// TestRestartAsksAgain: a person who has mended the cause restarts; only what
+// the service asked for outlasts that.
+func TestRestartAsksAgain(t *testing.T) {
+	tests := []struct {
+		name string
+		err  func() error
+		want State // at once after the restart
+	}{
+		{"refused", func() error { return &provisioning.ServiceError{HTTPStatus: 401, Code: 401002} }, StateConfigured},
+		{"disabled", func() error { return &provisioning.FailedError{Status: provisioning.StatusDisabled} }, StateConfigured},
+		{"throttled", func() error { return throttled(20 * time.Minute) }, StateThrottled},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				directory := t.TempDir()
+				first := newRig(t, directory, func(context.Context, provisioning.Request) (provisioning.Assignment, error) {
+					return provisioning.Assignment{}, test.err()
+				}, agreeable)
+				first.plugIn(t)
+				first.stop()
+				second := newRig(t, directory, assign, agreeable)
+				defer second.stop()
+				second.plugIn(t)
+				second.wantState(t, test.want)
+			})
+		})
+	}
+}
+
 // TestConflict: one identity at two places is not provisioned until one is left.
 func TestConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -531,6 +637,33 @@ func TestConflict(t *testing.T) {
 		if got.Bus != "attic" {
 			t.Errorf("bus: got %q, want attic", got.Bus)
 		}
+	})
+}
+
+// TestNothingSentInConflict: a client that is about to send is stopped.
+func TestNothingSentInConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var observed error
+		r := newRig(t, t.TempDir(), func(ctx context.Context, request provisioning.Request) (provisioning.Assignment, error) {
+			time.Sleep(time.Minute)
+			if err := request.Observe(provisioning.Progress{Step: provisioning.StepSubmitting}); err != nil {
+				observed = err
+				return provisioning.Assignment{}, err
+			}
+			return assign(ctx, request)
+		}, agreeable)
+		defer r.stop()
+		other := &line{Bus: config.Bus{Line: serialbus.Config{Name: "attic", Port: "/dev/ttyUSB1"}}, bus: busFunc(agreeable)}
+		r.plugIn(t)
+		r.supervisor.heard(t.Context(), other, serialbus.Event{Kind: serialbus.Found, Identity: toaster})
+		time.Sleep(2 * time.Minute)
+		r.wantState(t, StateConflict)
+		if !errors.Is(observed, errConflict) {
+			t.Errorf("the step before the PUT got %v, want to be stopped by the conflict", observed)
+		}
+		r.supervisor.heard(t.Context(), other, serialbus.Event{Kind: serialbus.Lost})
+		time.Sleep(2 * time.Minute)
+		r.wantState(t, StateConfigured)
 	})
 }
 

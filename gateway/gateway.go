@@ -65,6 +65,9 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 			err = errors.Join(err, g.close())
 		}
 	}()
+	if cfg.Allocation == nil && opts.Webhook != nil {
+		return nil, &ConfigError{errors.Join(errors.New("systemd passed a socket for the webhook, but the file has no [allocation] section; add one, or disable the socket unit"), opts.Webhook.Close())}
+	}
 	if cfg.Allocation != nil {
 		if g.webhook, err = newWebhook(*cfg.Allocation, opts.Webhook, g.log); err != nil {
 			return nil, &ConfigError{err}

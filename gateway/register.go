@@ -37,6 +37,7 @@ func (a *appliance) register(ctx context.Context) {
 	result, err := a.world.registrar.Register(ctx, request)
 	switch {
 	case ctx.Err() != nil: // shutting down: what is known is on disk
+	case errors.Is(err, errConflict): // goes on when one place is left
 	case err == nil:
 		a.assigned(ctx, result, request)
 	default:
@@ -70,8 +71,12 @@ func (a *appliance) intend(ctx context.Context) (provisioning.Request, bool) {
 	return request, saved
 }
 
-// errNotSaved ends an attempt whose next step could not be put on disk.
-var errNotSaved = errors.New("the state could not be saved")
+// errNotSaved ends an attempt whose next step could not be put on disk, and
+// errConflict one whose appliance has come to answer at two places.
+var (
+	errNotSaved = errors.New("the state could not be saved")
+	errConflict = errors.New("the appliance answers at two places")
+)
 
 // observe takes in a step of the attempt before the client acts on it.
 func (a *appliance) observe(ctx context.Context, p provisioning.Progress) error {
@@ -99,6 +104,9 @@ func (a *appliance) observe(ctx context.Context, p provisioning.Progress) error 
 	if !saved {
 		return errNotSaved
 	}
+	if a.conflicting() {
+		return errConflict
+	}
 	if begun {
 		a.log.Info("registration begun", "operation_id", p.OperationID)
 	}
@@ -124,11 +132,10 @@ func (a *appliance) failed(ctx context.Context, err error) {
 	a.update(ctx, func(r *record) {
 		g := r.Registration
 		state, wait := outcome(err, g.Attempts, time.Now())
-		if state != StateUnreachable {
-			g.InDoubt = false // the service has answered
-		}
 		if state == StateRefused || state == StateDisabled {
-			g.OperationID = ""
+			// The service has ended it. Any other end may leave an operation
+			// behind: a neighbour's 429 says nothing of our register.
+			g.OperationID, g.InDoubt = "", false
 		}
 		g.NextAttempt = time.Now().Add(wait)
 		r.Error = trouble(err)
@@ -136,12 +143,7 @@ func (a *appliance) failed(ctx context.Context, err error) {
 			r.State = state
 		}
 	})
-	a.log.Warn("registration attempt ended", "err", err, "retry_in", a.nextAttemptIn().Round(time.Second))
-}
-
-func (a *appliance) nextAttemptIn() time.Duration {
-	_, wait, _ := a.plan(time.Now())
-	return wait
+	a.log.Warn("registration attempt ended", "err", err)
 }
 
 // outcome maps the client's error to a state and the wait before the next

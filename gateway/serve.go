@@ -177,6 +177,7 @@ func (a *appliance) configure(ctx context.Context, session hubSession, twin hub.
 		return false // woken when it answers
 	}
 	assigned, _ := a.inForce()
+	heard := a.heard()
 	applied, err := where.line.bus.Apply(ctx, where.unit, serialbus.Settings{
 		AssignedHub: assigned.AssignedHub, DeviceID: assigned.DeviceID,
 		Desired: twin.Desired.Values, Payload: assigned.Payload,
@@ -197,20 +198,32 @@ func (a *appliance) configure(ctx context.Context, session hubSession, twin hub.
 		a.log.Warn("reported properties not sent", "err", err)
 		return true
 	}
-	a.update(ctx, func(r *record) {
-		if rejected == nil {
-			r.State, r.Error = StateConfigured, nil
-		}
-		a.facts.reported, a.facts.unmapped = applied.Reported, applied.Unmapped
-		a.facts.version = twin.Desired.Version
-	})
 	if rejected != nil { // the others are in place; this one waits for another twin
 		a.setTrouble(ctx, twin.Desired.Version, &Trouble{
 			Kind: "setting-rejected", Verdict: err.Error(), Owner: "policy owner",
 			Next: "correct the desired property " + rejected.Property + " in the device's twin or in the policy that sets it",
 		})
 	}
-	return false
+	proven := false
+	a.update(ctx, func(r *record) {
+		a.facts.reported, a.facts.unmapped = applied.Reported, applied.Unmapped
+		if proven = a.facts.heard == heard; !proven {
+			a.facts.version = 0 // it was away meanwhile and may have lost its settings
+			return
+		}
+		a.facts.version = twin.Desired.Version
+		if rejected == nil {
+			r.State, r.Error = StateConfigured, nil
+		}
+	})
+	return !proven
+}
+
+// heard counts how often the appliance has come to answer.
+func (a *appliance) heard() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.facts.heard
 }
 
 // report sends the part of the reported properties that the twin does not hold.
@@ -254,10 +267,14 @@ func (a *appliance) hubFailed(ctx context.Context, err error) {
 	now := time.Now()
 	a.hub.failures++
 	var refused *hub.RefusedError
-	if errors.As(err, &refused) {
-		a.hub.refusals++ // and it is not away
+	var busy *hub.BusyError
+	switch {
+	case errors.As(err, &refused): // it is there
+		a.hub.refusals++
 		a.hub.away = time.Time{}
-	} else if a.hub.away.IsZero() {
+	case errors.As(err, &busy): // there too; only backed off from
+		a.hub.away = time.Time{}
+	case a.hub.away.IsZero():
 		a.hub.away = now
 	}
 	reason := ""

@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/contoso/gatewayd/provisioning"
 	"github.com/contoso/gatewayd/serialbus"
@@ -41,6 +42,11 @@ func newSupervisor(w *world, site string, records []record) *supervisor {
 	}
 	for _, r := range records {
 		r.State = settled(r)
+		if r.Registration != nil && r.State != StateThrottled {
+			// Somebody may have mended what was wrong, and a restart is how they
+			// say so; only what the service asked for outlasts it.
+			r.Registration.NextAttempt = time.Time{}
+		}
 		s.appliances[r.RegistrationID] = newAppliance(w, r)
 	}
 	return s

@@ -46,8 +46,16 @@ func Verdict(err error) Diagnosis {
 	kind, code := classify(err)
 	diagnosis := verdicts[kind]
 	diagnosis.Kind, diagnosis.Code = kind, code
+	var failed *FailedError
+	if kind == kindUnusable && errors.As(err, &failed) && failed.Message != "" {
+		diagnosis.Verdict += " It says: " + failed.Message // bounded and printable
+	}
 	return diagnosis
 }
+
+// kindUnusable is a 400207 that names no status of the webhook: the service never got an answer, or cannot use the
+// one it got, and only its own words tell which.
+const kindUnusable = "custom-allocation-unusable"
 
 // classify asks for the more telling type first: a *ThrottledError and an *UnreachableError may have a
 // *ServiceError as their cause.
@@ -87,10 +95,14 @@ func classifyFailed(failed *FailedError) string {
 	case failed.Status == StatusDisabled:
 		return "disabled"
 	case failed.Code == codeAllocationFailed:
-		if status, named := failed.WebhookStatus(); named && status >= statusLater {
+		switch status, named := failed.WebhookStatus(); {
+		case !named:
+			return kindUnusable
+		case status >= statusLater:
 			return "custom-allocation-broken"
+		default:
+			return "custom-allocation-failed"
 		}
-		return "custom-allocation-failed"
 	case failed.Code == codeAllocationNoHub:
 		return "custom-allocation-no-hub"
 	case failed.Code == codeAllocationUnauthorized:
@@ -165,6 +177,11 @@ var verdicts = map[string]Diagnosis{
 		Verdict: "The allocation policy refused this appliance.",
 		Owner:   OwnerPolicy,
 		Next:    "Check that the registration ID is one the policy knows, and the webhook's log for its reason; then retry.",
+	},
+	kindUnusable: {
+		Verdict: "The service could not use the allocation webhook's answer, or got none.",
+		Owner:   OwnerPolicy,
+		Next:    "Check the webhook's URL in the enrollment, that the service reaches it, and that its answer names a linked hub; then retry.",
 	},
 	"custom-allocation-broken": {
 		Verdict: "The allocation webhook kept failing until the service gave up.",

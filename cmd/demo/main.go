@@ -102,6 +102,7 @@ func demonstrate(ctx context.Context, s settings, log *slog.Logger, stdout, stde
 	}
 	defer func() { err = errors.Join(err, cleanUp()) }()
 
+	interrupted := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	place, err := buildSite(ctx, dir, s, log)
@@ -121,7 +122,7 @@ func demonstrate(ctx context.Context, s settings, log *slog.Logger, stdout, stde
 	ended := make(chan error, 1)
 	go func() { ended <- g.Run(ctx) }()
 
-	done := waitConfigured(ctx, g, place.expected, s.timeout)
+	done := waitConfigured(ctx, g, place.expected, s.timeout, ended)
 	appliances := g.Snapshot()
 	if err := show(stdout, s.json, appliances, time.Since(began)); err != nil {
 		return err
@@ -142,7 +143,10 @@ func demonstrate(ctx context.Context, s settings, log *slog.Logger, stdout, stde
 	if err := <-ended; err != nil {
 		return err
 	}
-	if s.once && !done {
+	switch {
+	case interrupted.Err() != nil && !done:
+		return errors.New("interrupted before every appliance was configured")
+	case s.once && !done:
 		return fmt.Errorf("%d of %d appliances not configured within %s", len(missing), len(place.expected), s.timeout)
 	}
 	return nil
@@ -160,9 +164,9 @@ func stateDir(given string) (dir string, cleanUp func() error, err error) {
 	return dir, func() error { return nil }, os.MkdirAll(dir, 0o700)
 }
 
-// waitConfigured waits until every expected appliance is configured, or until
-// the time is over.
-func waitConfigured(ctx context.Context, g *gateway.Gateway, expected []string, timeout time.Duration) bool {
+// waitConfigured waits until every expected appliance is configured, until the
+// time is over, or until the gateway ends, whose error stays in ended.
+func waitConfigured(ctx context.Context, g *gateway.Gateway, expected []string, timeout time.Duration, ended chan error) bool {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for {
@@ -172,6 +176,9 @@ func waitConfigured(ctx context.Context, g *gateway.Gateway, expected []string, 
 		}
 		select {
 		case <-ctx.Done():
+			return false
+		case err := <-ended:
+			ended <- err
 			return false
 		case <-changed:
 		}

@@ -33,10 +33,24 @@ func wrongUsage(cmd *cobra.Command, format string, args ...any) error {
 	return usageError{command: cmd.CommandPath(), err: fmt.Errorf(format, args...)}
 }
 
+// diagnose is the client's verdict, but for a program that ends: the daemon goes
+// on by itself where a person has to come back.
+func diagnose(err error) provisioning.Diagnosis {
+	diagnosis := provisioning.Verdict(err)
+	switch diagnosis.Kind {
+	case "interrupted":
+		diagnosis.Verdict = "The registration was interrupted; the service may complete what it has begun."
+		diagnosis.Next = "Run the command again."
+	case "connection-lost", "timeout":
+		diagnosis.Next = "Run the command again; if it stays, check the network between here and the service."
+	}
+	return diagnosis
+}
+
 // printRegistrationError shows why a registration failed, what that means and
 // what to do next.
 func printRegistrationError(w io.Writer, err error) {
-	diagnosis := provisioning.Verdict(err)
+	diagnosis := diagnose(err)
 	fmt.Fprintf(w, "gatewayctl: %v\n  %s (%s)\n  Next: %s\n", err, diagnosis.Verdict, diagnosis.Owner, diagnosis.Next)
 }
 

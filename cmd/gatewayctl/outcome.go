@@ -171,7 +171,7 @@ func (r *jsonReporter) end(o outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if o.err != nil {
-		d := provisioning.Verdict(o.err)
+		d := diagnose(o.err)
 		object.Error = &jsonError{Kind: d.Kind, Code: d.Code, Verdict: d.Verdict, Owner: d.Owner, Next: d.Next}
 		printRegistrationError(r.errOut, o.err)
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/contoso/gatewayd/provisioning/dpslocal"
+	"github.com/contoso/gatewayd/serialbus/serialbustest"
 )
 
 // kills is how often the daemon is killed: $KILLS, which `make test-crash`
@@ -23,7 +24,7 @@ import (
 func kills(t *testing.T) int {
 	text := os.Getenv("KILLS")
 	if text == "" {
-		return 16
+		return 36 // each moment over each transport
 	}
 	count, err := strconv.Atoi(text)
 	if err != nil || count < 1 {
@@ -36,11 +37,11 @@ func kills(t *testing.T) int {
 // ends configured, and DPS never sees a second operation begin while one runs.
 //
 // The rounds kill in turn while the service asks the webhook, once with the
-// answer to the register unread and once with it; at the first poll; and after a
+// answer to the register unread and once with it; at the first poll; after some
 // line of the log between an appliance's first word and its proven settings, so
-// in each state and on both sides of each write to disk. They change between the
-// transports and between a strict service, which answers 409203 to a second
-// register, and a lenient one.
+// on both sides of each write to disk; and in each state that only trouble leads
+// to. They change between the transports and between a strict service, which
+// answers 409203 to a second register, and a lenient one.
 func TestCrash(t *testing.T) {
 	total := kills(t)
 	kinds := []struct {
@@ -89,14 +90,26 @@ type crashSite struct {
 type moment string
 
 const (
-	inDoubt    moment = "while the webhook is asked, the register's answer unread"
-	allocating moment = "while the webhook is asked"
-	polling    moment = "at the first poll"
-	someLine   moment = "after a line of the log"
+	inDoubt     moment = "while the webhook is asked, the register's answer unread"
+	allocating  moment = "while the webhook is asked"
+	polling     moment = "at the first poll"
+	someLine    moment = "after a line of the log"
+	throttled   moment = "in state throttled"
+	unreachable moment = "in state unreachable"
+	refused     moment = "in state refused"
+	disabled    moment = "in state disabled"
+	conflict    moment = "in state conflict"
 )
 
 // moments is the order of the rounds.
-var moments = []moment{inDoubt, allocating, polling, someLine}
+var moments = []moment{inDoubt, throttled, allocating, unreachable, polling, refused, someLine, disabled, conflict}
+
+// trouble is how the service answers a register until the daemon is killed.
+var trouble = map[moment]dpslocal.Fault{
+	throttled:   {Status: 429, RetryAfter: "2"},
+	unreachable: {Drop: true},
+	refused:     {Status: 400},
+}
 
 // watch sees every call of a device before the service acts on it.
 func (c *crashSite) watch(p dpslocal.FaultPoint) dpslocal.Fault {
@@ -112,10 +125,13 @@ func (c *crashSite) watch(p dpslocal.FaultPoint) dpslocal.Fault {
 	if p.Call == dpslocal.PollCall {
 		c.kill(polling)
 	}
-	if p.Call == dpslocal.RegisterCall && c.first != nil && c.armed == inDoubt {
+	if p.Call != dpslocal.RegisterCall || c.first == nil {
+		return dpslocal.Fault{}
+	}
+	if c.armed == inDoubt {
 		c.first.command.Process.Signal(syscall.SIGSTOP) //nolint:errcheck // frozen, it cannot read the answer
 	}
-	return dpslocal.Fault{}
+	return trouble[c.armed]
 }
 
 // RoundTrip carries the service's question to the webhook.
@@ -146,6 +162,16 @@ func (c *crashSite) arm(at moment, d *daemon) {
 	c.armed, c.first = at, d
 }
 
+// enrollment changes whether the group may register.
+func (c *crashSite) enrollment(t *testing.T, status dpslocal.ProvisioningStatus) {
+	t.Helper()
+	group := enrollmentGroup(c.webhook)
+	group.ProvisioningStatus = status
+	if err := c.service.SetGroup(group); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // round kills one daemon and lets the next finish.
 func (c *crashSite) round(t *testing.T, n int) {
 	t.Helper()
@@ -161,28 +187,53 @@ func (c *crashSite) round(t *testing.T, n int) {
 		t.Fatal(err)
 	}
 	defer heatPump.Close()
+	how := moments[n/4%len(moments)]
+	buses := lineBus("kitchen", toaster.Path()) + modbusBus("boiler room", heatPump.Path(), "1")
+	var twin *serialbustest.Line
+	if how == conflict {
+		if twin, err = newToaster(toasterID); err != nil {
+			t.Fatal(err)
+		}
+		defer twin.Close()
+		buses += lineBus("attic", twin.Path())
+	}
 	began := time.Now()
-	config, err := setup{
-		dir: t.TempDir(), service: c.service, webhook: c.webhook, transport: c.transport,
-		buses: lineBus("kitchen", toaster.Path()) + modbusBus("boiler room", heatPump.Path(), "1"),
-	}.write()
+	config, err := setup{dir: t.TempDir(), service: c.service, webhook: c.webhook, transport: c.transport, buses: buses}.write()
 	if err != nil {
 		t.Fatal(err)
 	}
 
-	how := moments[n/4%len(moments)]
+	if how == disabled {
+		c.enrollment(t, dpslocal.Disabled)
+	}
 	first, err := startDaemon(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.arm(how, first)
-	after := 0
-	if how == someLine {
-		after = 1 + rand.IntN(c.lines)
-	}
-	first.waitUntil(30*time.Second, func() bool { return after > 0 && first.count() >= after })
+	state, isState := strings.CutPrefix(string(how), "in state ")
+	after := 1 + rand.IntN(c.lines)
+	due := first.waitUntil(30*time.Second, func() bool {
+		switch {
+		case isState:
+			return strings.Contains(first.log(), `msg="appliance `+state)
+		case how == someLine:
+			return first.count() >= after
+		default:
+			return false // it ends when it is killed
+		}
+	})
 	c.arm("", nil)
 	first.kill()
+	if isState && !due {
+		t.Fatalf("round %d: the daemon never came into state %s:\n%s", n, state, first.log())
+	}
+	if how == disabled {
+		c.enrollment(t, dpslocal.Enabled)
+	}
+	if twin != nil {
+		twin.Unplug()
+	}
 	second, err := startDaemon(config)
 	if err != nil {
 		t.Fatal(err)

@@ -37,11 +37,8 @@ func startDPS(dir, webhook string, strict bool, options dpslocal.Options) (servi
 	options.Logger = slog.New(slog.DiscardHandler)
 	service, err = dpslocal.New(dpslocal.Config{
 		IDScope: idScope, Name: "contoso-provisioning-service-1098", Strict: strict,
-		Hubs: []dpslocal.Hub{{Name: toasterHub}, {Name: heatPumpHub}},
-		EnrollmentGroups: []dpslocal.EnrollmentGroup{{
-			ID: groupID, AllocationPolicy: "custom", Hubs: []string{toasterHub, heatPumpHub},
-			WebhookURL: dpslocal.Secret("http://" + webhook + "/api/HttpTrigger1?code=" + functionKey),
-		}},
+		Hubs:             []dpslocal.Hub{{Name: toasterHub}, {Name: heatPumpHub}},
+		EnrollmentGroups: []dpslocal.EnrollmentGroup{enrollmentGroup(webhook)},
 	}, options)
 	if err != nil {
 		return nil, nil, err
@@ -53,6 +50,14 @@ func startDPS(dir, webhook string, strict bool, options dpslocal.Options) (servi
 		service.Run(ctx) //nolint:errcheck // a test that needs the service notices
 	}()
 	return service, func() { cancel(); <-ended }, nil
+}
+
+// enrollmentGroup is the tutorial's, with the webhook at an address.
+func enrollmentGroup(webhook string) dpslocal.EnrollmentGroup {
+	return dpslocal.EnrollmentGroup{
+		ID: groupID, AllocationPolicy: "custom", Hubs: []string{toasterHub, heatPumpHub},
+		WebhookURL: dpslocal.Secret("http://" + webhook + "/api/HttpTrigger1?code=" + functionKey),
+	}
 }
 
 // freeAddress is a loopback address that a daemon can bind again and again.

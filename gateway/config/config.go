@@ -77,8 +77,7 @@ type Bus struct {
 
 // Allocation is the webhook this gateway hosts.
 type Allocation struct {
-	// Listen is host:port, or empty when a socket-activated descriptor
-	// takes its place.
+	// Listen is host:port; a socket-activated descriptor takes its place.
 	Listen string
 	// FunctionKeys names the secret with one function key a line; empty
 	// means that only loopback is served.

@@ -72,6 +72,7 @@ func TestMistakes(t *testing.T) {
 		{"unknown key", `site =`, `sites =`, `gatewayd.toml:1: unknown key "sites" (did you mean "site"?)`},
 		{"unknown key in a section", `id_scope =`, `idscope =`, `gatewayd.toml:5: unknown key "dps.idscope" (did you mean "id_scope"?)`},
 		{"unknown key in a table array", `driver =`, `drivers =`, `gatewayd.toml:11: unknown key "bus.drivers" (did you mean "driver"?)`},
+		{"letters changed places", `units =`, `untis =`, `unknown key "bus.untis" (did you mean "units"?)`},
 		{"unknown section", `[allocation]`, `[alocation]`, `gatewayd.toml:16: unknown key "alocation" (did you mean "allocation"?)`},
 		{"feature of a later version", `[allocation]`, "[allocation]\nupstream = \"https://x\"", `unknown key "allocation.upstream"`},
 		{"broken TOML", `site = "mainbuilding"`, `site = "mainbuilding`, `gatewayd.toml:1:`},

@@ -94,17 +94,26 @@ func keysOf(t reflect.Type, path []string) []string {
 	return keys
 }
 
-// nearest picks the candidate within a third of its length in edits, so that a
-// slip of the finger is recognised and another word is not.
+// nearest picks the candidate within a third of its length in edits, or two for
+// letters that changed places, so that a slip of the finger is recognised and
+// another word is not.
 func nearest(word string, candidates []string) string {
 	best, distance := "", 1<<30
 	for _, candidate := range candidates {
 		d := edits(word, candidate)
-		if d < distance && d <= max(1, len(candidate)/3) {
+		if d < distance && d <= allowed(candidate) {
 			best, distance = candidate, d
 		}
 	}
 	return best
+}
+
+// allowed is how many edits away a word is still taken for the candidate.
+func allowed(candidate string) int {
+	if len(candidate) < 4 {
+		return 1
+	}
+	return max(2, len(candidate)/3)
 }
 
 // edits is the Levenshtein distance.

@@ -34,6 +34,7 @@ const (
 	defaultPort = "8883"
 	keepAlive   = 240 * time.Second // below the five minutes after which home routers forget a connection
 	callTimeout = 30 * time.Second
+	connectTime = 60 * time.Second // dial, TLS, login and subscriptions together
 
 	// pushesKept is how many desired changes wait for their reader. Beyond it the oldest goes, which the reader
 	// notices by the gap in versions.
@@ -100,7 +101,10 @@ func Connect(ctx context.Context, cfg Config) (*Session, error) {
 	if address == "" {
 		address = net.JoinHostPort(cfg.Host, defaultPort)
 	}
-	conn, err := mqttrpc.Connect(ctx, mqttrpc.Config{
+	// A hub that takes the connection and says nothing must not hold its caller for ever.
+	connecting, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	conn, err := mqttrpc.Connect(connecting, mqttrpc.Config{
 		Address:     address,
 		TLS:         &tls.Config{ServerName: cfg.Host, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
 		DialContext: cfg.DialContext,

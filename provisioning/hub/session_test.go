@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -497,5 +498,24 @@ func FuzzParseTwin(f *testing.F) {
 				t.Errorf("version %d", change.Version)
 			}
 		}
+	})
+}
+
+// TestSilentHub is a hub that takes the connection and never says a word: its caller gets its hands free again.
+func TestSilentHub(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		go io.Copy(io.Discard, theirs) //nolint:errcheck // it only listens
+		began := time.Now()
+		_, err := Connect(t.Context(), Config{
+			Host: "hub.example", DeviceID: "dev", Token: func(time.Time) (string, error) { return "token", nil },
+			DialContext: func(context.Context, string, string) (net.Conn, error) { return ours, nil },
+		})
+		if err == nil || time.Since(began) != connectTime {
+			t.Errorf("got %v after %s, want an error after %s", err, time.Since(began), connectTime)
+		}
+		theirs.Close()
+		synctest.Wait()
 	})
 }

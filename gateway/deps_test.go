@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"provisioning/internal/mqttrpc": {},
 	"provisioning/internal/mqttrpc/mqttrpctest": {},
 	"provisioning/dpslocal":                     {"provisioning/dpslocal/internal/mqttserve"},
+	"provisioning/dpslocal/dpslocaltest":        {"provisioning/dpslocal"},
 	"provisioning/dpslocal/internal/mqttserve":  {},
 	"allocation": {},
 }

@@ -6,6 +6,9 @@
 // It prints one JSON line on standard output when it serves, and logs to
 // standard error. Exit status: 0 after SIGTERM or SIGINT, 1 for a failure, 2 for
 // wrong usage, 78 for a configuration that is at fault.
+//
+// "dpslocal exec -- COMMAND" serves for as long as a command runs, which finds
+// the service in its environment, and ends with the command's exit status.
 package main
 
 import (
@@ -26,15 +29,16 @@ import (
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
+const usage = `usage: dpslocal --config FILE --dir DIR [--https ADDR] [--mqtt ADDR] [--admin ADDR] [--log-webhook]
+       dpslocal exec [the same] -- COMMAND...`
+
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "exec" {
+		return runExec(args[1:], stderr)
+	}
 	flags := flag.NewFlagSet("dpslocal", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	config := flags.String("config", "", "configuration `file`, TOML (required)")
-	https := flags.String("https", "127.0.0.1:8443", "HTTPS listen `address`; port 0 takes a free one")
-	mqtt := flags.String("mqtt", "127.0.0.1:8883", "MQTT listen `address`; port 0 takes a free one")
-	dir := flags.String("dir", "", "`directory` of the store and the certificates (required)")
-	admin := flags.String("admin", "", "loopback `address` at which faults can be scripted over plain HTTP; none by default")
-	logWebhook := flags.Bool("log-webhook", false, "print every exchange with a webhook to standard error")
+	set := settingsOf(flags, "127.0.0.1:8443", "127.0.0.1:8883", "(required)")
 	version := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); err != nil {
 		return 2 // a call for help too: it is not the line that a script waits for
@@ -45,28 +49,57 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return 0
 	}
-	if flags.NArg() > 0 || *config == "" || *dir == "" {
-		fmt.Fprintln(stderr, "usage: dpslocal --config FILE --dir DIR [--https ADDR] [--mqtt ADDR] [--admin ADDR] [--log-webhook]")
+	if flags.NArg() > 0 || set.config == "" || set.dir == "" {
+		fmt.Fprintln(stderr, usage)
 		return 2
 	}
-	opts := dpslocal.Options{
-		Dir:    *dir,
-		HTTPS:  *https,
-		MQTT:   *mqtt,
-		Admin:  *admin,
-		Logger: slog.New(slog.NewTextHandler(stderr, nil)),
-	}
-	if *logWebhook {
-		opts.LogWebhook = stderr
-	}
-	if err := serve(*config, opts, stdout); err != nil {
-		fmt.Fprintln(stderr, "dpslocal:", err)
-		if _, ok := errors.AsType[*dpslocal.ConfigError](err); ok {
-			return 78
-		}
-		return 1
+	if err := serve(set.config, set.options(stderr, slog.LevelInfo), stdout); err != nil {
+		return fail(err, stderr)
 	}
 	return 0
+}
+
+// settings are the flags that serving and exec share.
+type settings struct {
+	config, https, mqtt, dir, admin string
+	logWebhook                      bool
+}
+
+// settingsOf adds the shared flags to a set. need says of --config and --dir what
+// happens without them.
+func settingsOf(flags *flag.FlagSet, https, mqtt, need string) *settings {
+	s := new(settings)
+	flags.StringVar(&s.config, "config", "", "configuration `file`, TOML "+need)
+	flags.StringVar(&s.https, "https", https, "HTTPS listen `address`; port 0 takes a free one")
+	flags.StringVar(&s.mqtt, "mqtt", mqtt, "MQTT listen `address`; port 0 takes a free one")
+	flags.StringVar(&s.dir, "dir", "", "`directory` of the store and the certificates "+need)
+	flags.StringVar(&s.admin, "admin", "", "loopback `address` at which faults can be scripted over plain HTTP")
+	flags.BoolVar(&s.logWebhook, "log-webhook", false, "print every exchange with a webhook to standard error")
+	return s
+}
+
+// options are the settings as the server takes them. It logs from level on.
+func (s *settings) options(stderr io.Writer, level slog.Level) dpslocal.Options {
+	opts := dpslocal.Options{
+		Dir:    s.dir,
+		HTTPS:  s.https,
+		MQTT:   s.mqtt,
+		Admin:  s.admin,
+		Logger: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})),
+	}
+	if s.logWebhook {
+		opts.LogWebhook = stderr
+	}
+	return opts
+}
+
+// fail prints an error and returns the exit status that goes with it.
+func fail(err error, stderr io.Writer) int {
+	fmt.Fprintln(stderr, "dpslocal:", err)
+	if _, ok := errors.AsType[*dpslocal.ConfigError](err); ok {
+		return 78
+	}
+	return 1
 }
 
 // serve runs the server until a signal ends it.

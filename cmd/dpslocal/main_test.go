@@ -25,7 +25,7 @@ import (
 
 // TestMain makes the binary callable from the scripts.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"dpslocal": main})
+	testscript.Main(m, map[string]func(){"dpslocal": main, "register-here": registerHere})
 }
 
 func TestScripts(t *testing.T) {
@@ -104,22 +104,51 @@ func register(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// registerHere is a program for "dpslocal exec": it registers a device with what
+// its environment says, and finds the CA where Go programs look for it.
+func registerHere() {
+	client := &http.Client{Timeout: 20 * time.Second}
+	scope, id := os.Getenv("DPS_ID_SCOPE"), "dev-1"
+	base := os.Getenv("DPS_ENDPOINT") + "/" + scope + "/registrations/" + id
+	token := deviceToken(scope+"/registrations/"+id, id, os.Getenv("DPS_GROUP_KEY"))
+	_, status, err := tryCall(client, "PUT", base+"/register?api-version=2021-06-01", token)
+	for err == nil && status.Status == "assigning" {
+		_, status, err = tryCall(client, "GET", base+"/operations/"+status.OperationID+"?api-version=2021-06-01", token)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(status.Status, "to", status.RegistrationState.AssignedHub)
+}
+
 type operationStatus struct {
 	OperationID, Status string
 	RegistrationState   struct{ AssignedHub string }
 }
 
 func call(ts *testscript.TestScript, client *http.Client, method, target, token string) (code int, status operationStatus) {
-	request, err := http.NewRequest(method, target, nil)
+	code, status, err := tryCall(client, method, target, token)
 	ts.Check(err)
+	return code, status
+}
+
+func tryCall(client *http.Client, method, target, token string) (code int, status operationStatus, err error) {
+	request, err := http.NewRequest(method, target, nil)
+	if err != nil {
+		return 0, status, err
+	}
 	request.Header.Set("Authorization", token)
 	response, err := client.Do(request)
-	ts.Check(err)
+	if err != nil {
+		return 0, status, err
+	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	ts.Check(err)
-	ts.Check(json.Unmarshal(body, &status))
-	return response.StatusCode, status
+	if err != nil {
+		return 0, status, err
+	}
+	return response.StatusCode, status, json.Unmarshal(body, &status)
 }
 
 // admin FILE METHOD PATH [BODY] gives a command to the server's admin port.

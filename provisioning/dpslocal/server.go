@@ -186,6 +186,9 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stop()
 
 	if err := s.service.resume(); err != nil {
+		if ctx.Err() != nil {
+			return nil // ended before it began
+		}
 		return err
 	}
 	var group sync.WaitGroup

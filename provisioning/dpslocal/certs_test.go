@@ -80,7 +80,7 @@ func TestCAIsKept(t *testing.T) {
 	if fewer := openTestCertificates(t, dir, cfg); string(fewer.caPEM) != string(first.caPEM) {
 		t.Error("a hub that went away made a new CA")
 	}
-	cfg.Hubs = append(cfg.Hubs, Hub{"new.azure-devices.net"})
+	cfg.Hubs = append(cfg.Hubs, Hub{Name: "new.azure-devices.net"})
 	more := openTestCertificates(t, dir, cfg)
 	if string(more.caPEM) == string(first.caPEM) {
 		t.Error("a CA that may not sign for the new hub was kept")

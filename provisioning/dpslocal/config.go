@@ -56,8 +56,8 @@ type Config struct {
 	// Faults is the fault script from the start.
 	Faults []FaultRule
 
-	// PolicyKeys are the shared access policies of the service API. They are
-	// checked, so that one file serves every version; no call needs them so far.
+	// PolicyKeys are the shared access policies of the service API, which answers
+	// 401 to everybody when there are none.
 	PolicyKeys []PolicyKey
 
 	// CACertificates are what enrollment groups refer to by name in
@@ -72,12 +72,10 @@ type Config struct {
 type Hub struct {
 	// Name is the hub's whole host name, such as "contoso-toasters-hub-1098.azure-devices.net".
 	Name string
-}
 
-// PolicyKey is one shared access policy of the service API.
-type PolicyKey struct {
-	Name string
-	Key  Secret // base64
+	// PolicyKeys are the shared access policies of the hub's service API, which
+	// answers 401 to everybody when there are none.
+	PolicyKeys []PolicyKey
 }
 
 // AllocationPolicy says who picks the hub of a device (dps-protocol 10.3).
@@ -244,19 +242,17 @@ func (c Config) validate() error {
 		if slices.ContainsFunc(c.Hubs[:i], func(h Hub) bool { return strings.EqualFold(h.Name, hub.Name) }) {
 			errs = append(errs, fmt.Errorf("hub %q: named twice", hub.Name))
 		}
+		if err := policies(hub.PolicyKeys).validate(fmt.Sprintf("hub %q: policy_key", hub.Name), hubPermissions); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	for _, name := range c.TLSNames {
 		if net.ParseIP(name) == nil && !validDNSName(name) {
 			errs = append(errs, fmt.Errorf("tls_names: %q is neither a host name nor an IP address", name))
 		}
 	}
-	for _, policy := range c.PolicyKeys {
-		if policy.Name == "" {
-			errs = append(errs, errors.New("policy_key without a name"))
-		}
-		if _, err := decodeKey(string(policy.Key)); err != nil {
-			errs = append(errs, fmt.Errorf("policy_key %q: key: %w", policy.Name, err))
-		}
+	if err := policies(c.PolicyKeys).validate("policy_key", servicePermissions); err != nil {
+		errs = append(errs, err)
 	}
 	errs = append(errs, c.validateCAs()...)
 	seen := make(map[string]bool)

@@ -100,7 +100,7 @@ func TestLoadConfig(t *testing.T) {
 			},
 			{Fault: Fault{Drop: true, Close: true, ClockSkew: -24 * time.Hour, Away: 30 * time.Second}},
 		},
-		Hubs: []Hub{{toasters}, {heatPumps}},
+		Hubs: []Hub{{Name: toasters}, {Name: heatPumps}},
 		PolicyKeys: []PolicyKey{
 			{Name: "provisioningserviceowner", Key: "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="},
 		},
@@ -128,7 +128,7 @@ func TestLoadConfigDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Config{IDScope: "0ne1", Name: "dpslocal", RetryAfter: 3 * time.Second, StoreFile: "dpslocal.db", Hubs: []Hub{{"h.example"}}}
+	want := Config{IDScope: "0ne1", Name: "dpslocal", RetryAfter: 3 * time.Second, StoreFile: "dpslocal.db", Hubs: []Hub{{Name: "h.example"}}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

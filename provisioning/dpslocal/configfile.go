@@ -46,13 +46,27 @@ type rawThrottle struct {
 
 // rawHub is a [[hub]].
 type rawHub struct {
-	Name string `toml:"name"`
+	Name      string         `toml:"name"`
+	PolicyKey []rawPolicyKey `toml:"policy_key"`
 }
 
-// rawPolicyKey is a [[policy_key]].
+// rawPolicyKey is a [[policy_key]] or a [[hub.policy_key]].
 type rawPolicyKey struct {
-	Name string `toml:"name"`
-	Key  string `toml:"key"`
+	Name        string   `toml:"name"`
+	Key         string   `toml:"key"`
+	Permissions []string `toml:"permissions"`
+}
+
+// policyKeys turns what was written into policies.
+func policyKeys(raw []rawPolicyKey) (keys []PolicyKey) {
+	for _, r := range raw {
+		policy := PolicyKey{Name: r.Name, Key: Secret(r.Key)}
+		for _, permission := range r.Permissions {
+			policy.Permissions = append(policy.Permissions, Permission(permission))
+		}
+		keys = append(keys, policy)
+	}
+	return keys
 }
 
 // rawCA is a [[ca_certificate]].
@@ -184,10 +198,7 @@ func (raw rawConfig) config(path string) (Config, error) {
 		cfg.Faults = append(cfg.Faults, rule)
 	}
 	for _, hub := range raw.Hub {
-		cfg.Hubs = append(cfg.Hubs, Hub(hub))
-	}
-	for _, policy := range raw.PolicyKey {
-		cfg.PolicyKeys = append(cfg.PolicyKeys, PolicyKey{Name: policy.Name, Key: Secret(policy.Key)})
+		cfg.Hubs = append(cfg.Hubs, Hub{Name: hub.Name, PolicyKeys: policyKeys(hub.PolicyKey)})
 	}
 	for _, ca := range raw.CACertificate {
 		certificate, err := readCertificate(path, ca.File)
@@ -196,6 +207,7 @@ func (raw rawConfig) config(path string) (Config, error) {
 		}
 		cfg.CACertificates = append(cfg.CACertificates, CACertificate{Name: ca.Name, Certificate: certificate})
 	}
+	cfg.PolicyKeys = policyKeys(raw.PolicyKey)
 	for _, g := range raw.EnrollmentGroup {
 		certificates, err := g.certificates(path)
 		if err != nil {

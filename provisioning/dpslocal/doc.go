@@ -15,6 +15,16 @@
 // was derived from an enrollment group's key, or with an individual
 // enrollment's own.
 //
+// # Operators
+//
+// The enrollment API (dps-protocol 17) is on the HTTPS listener, under
+// NAME.azure-devices-provisioning.net or any other of the server's names. A hub
+// serves its twins, GET, PATCH and PUT of /twins/{id}, under its own name, and
+// of /{hub}/twins/{id} under any other. Both want a token of a policy: of
+// Config.PolicyKeys, or of the hub's. No key is generated, and without a policy
+// there is no way in. An entry of the configuration that was deleted is made
+// again at the next start.
+//
 // # A registration
 //
 //	device                     dpslocal                       webhook
@@ -37,7 +47,9 @@
 // server.go wires; service.go is the one door for a call of either transport;
 // enrollment.go and sas.go decide who may come in; operation.go runs what was
 // begun and allocation.go with webhook.go decide its hub; hub.go and twin.go are
-// the hubs; throttle.go and faultscript.go answer badly on purpose; store.go says what must be kept. The MQTT framing with its limits is
+// the hubs; serviceapi.go and hubapi.go are what operators call, behind policy.go;
+// throttle.go and faultscript.go answer badly on purpose; store.go says what must
+// be kept. The MQTT framing with its limits is
 // a package of its own below internal, since it knows neither DPS nor hubs.
 //
 // References such as "dps-protocol 5.3" name sections of the project's protocol

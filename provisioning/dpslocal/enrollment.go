@@ -185,6 +185,8 @@ func generateKey() Secret {
 // enrollments are the entries in memory: every register call looks through
 // them, and there are at most a few hundred.
 type enrollments struct {
+	writing sync.Mutex // held from the look at a stored entry to its change
+
 	mu      sync.RWMutex
 	entries map[string]Enrollment // Enrollment.key → entry
 }
@@ -199,6 +201,13 @@ func (s *enrollments) put(e Enrollment) {
 	s.entries[e.key()] = e
 }
 
+// remove takes an entry out.
+func (s *enrollments) remove(e Enrollment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.entries, e.key())
+}
+
 // find returns the entry of a kind and ID, spelt in any case.
 func (s *enrollments) find(kind EnrollmentKind, id string) (Enrollment, bool) {
 	s.mu.RLock()
@@ -208,17 +217,20 @@ func (s *enrollments) find(kind EnrollmentKind, id string) (Enrollment, bool) {
 }
 
 // groups returns the groups in the order of their IDs.
-func (s *enrollments) groups() []Enrollment {
+func (s *enrollments) groups() []Enrollment { return s.list(Group) }
+
+// list returns the entries of a kind in the order of their lower-cased IDs.
+func (s *enrollments) list(kind EnrollmentKind) []Enrollment {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	var groups []Enrollment
+	var entries []Enrollment
 	for _, e := range s.entries {
-		if e.Kind == Group {
-			groups = append(groups, e)
+		if e.Kind == kind {
+			entries = append(entries, e)
 		}
 	}
-	slices.SortFunc(groups, func(a, b Enrollment) int { return cmp.Compare(a.key(), b.key()) })
-	return groups
+	slices.SortFunc(entries, func(a, b Enrollment) int { return cmp.Compare(a.key(), b.key()) })
+	return entries
 }
 
 // open loads the stored entries, makes the configured ones that are not stored
@@ -286,24 +298,37 @@ func (e Enrollment) differsFrom(configured Enrollment) string {
 	return ""
 }
 
-// setEnrollment makes or replaces an entry. Its keys, if it has any, are the
-// given ones, else the stored ones, else new ones.
+// setEnrollment makes or replaces an entry, whatever is stored.
 func (s *service) setEnrollment(e Enrollment, linked []Hub) error {
+	_, err := s.writeEnrollment(e, linked, func(Enrollment, bool) error { return nil })
+	return err
+}
+
+// writeEnrollment makes or replaces an entry if allow, which is shown the stored
+// one, has nothing against it, and returns what was stored. Its keys, if it has any,
+// are the given ones, else the stored ones, else new ones.
+func (s *service) writeEnrollment(e Enrollment, linked []Hub, allow func(existing Enrollment, found bool) error) (Enrollment, error) {
 	if err := e.validate(linked); err != nil {
-		return &ConfigError{err}
+		return Enrollment{}, &ConfigError{err}
 	}
 	for _, name := range e.X509.CAReferences.all() {
 		if s.cas[name] == nil {
-			return &ConfigError{fmt.Errorf("%s: no CA certificate %q: add a [[ca_certificate]] of that name", e, name)}
+			return Enrollment{}, &ConfigError{fmt.Errorf("%s: no CA certificate %q: add a [[ca_certificate]] of that name", e, name)}
 		}
 	}
-	if err := s.webhook.trust(e.webhookCAFile); err != nil {
-		return &ConfigError{fmt.Errorf("%s: %w", e, err)}
-	}
+	s.enrollments.writing.Lock()
+	defer s.enrollments.writing.Unlock()
 	now := time.Now()
 	existing, ok := s.enrollments.find(e.Kind, e.ID)
+	if err := allow(existing, ok); err != nil {
+		return Enrollment{}, err
+	}
 	if !ok {
 		existing = Enrollment{ID: e.ID, Created: now}
+	}
+	e.webhookCAFile = cmp.Or(e.webhookCAFile, existing.webhookCAFile)
+	if err := s.webhook.trust(e.webhookCAFile); err != nil {
+		return Enrollment{}, &ConfigError{fmt.Errorf("%s: %w", e, err)}
 	}
 	e.ID, e.Created, e.Updated, e.ETag = existing.ID, existing.Created, now, newGUID()
 	if e.Attestation == AttestationSymmetricKey {
@@ -311,8 +336,27 @@ func (s *service) setEnrollment(e Enrollment, linked []Hub) error {
 		e.SecondaryKey = cmp.Or(e.SecondaryKey, existing.SecondaryKey, generateKey())
 	}
 	if err := s.store.PutEnrollment(s.ctx, e); err != nil {
-		return fmt.Errorf("storing %s: %w", e, err)
+		return Enrollment{}, fmt.Errorf("storing %s: %w", e, err)
 	}
 	s.enrollments.put(e)
+	return e, nil
+}
+
+// deleteEnrollment removes an entry if allow, which is shown it, has nothing
+// against it. Registrations and devices that it made stay.
+func (s *service) deleteEnrollment(kind EnrollmentKind, id string, allow func(Enrollment) error) error {
+	s.enrollments.writing.Lock()
+	defer s.enrollments.writing.Unlock()
+	existing, ok := s.enrollments.find(kind, id)
+	if !ok {
+		return fmt.Errorf("%s: %w", Enrollment{Kind: kind, ID: id}, ErrNotFound)
+	}
+	if err := allow(existing); err != nil {
+		return err
+	}
+	if err := s.store.DeleteEnrollment(s.ctx, kind, id); err != nil {
+		return fmt.Errorf("deleting %s: %w", existing, err)
+	}
+	s.enrollments.remove(existing)
 	return nil
 }

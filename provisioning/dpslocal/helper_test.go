@@ -49,7 +49,7 @@ func testConfig() Config {
 	return Config{
 		IDScope:    testScope,
 		RetryAfter: 3 * time.Second,
-		Hubs:       []Hub{{toasters}, {heatPumps}},
+		Hubs:       []Hub{{Name: toasters}, {Name: heatPumps}},
 		EnrollmentGroups: []EnrollmentGroup{{
 			ID:               testGroup,
 			PrimaryKey:       testPrimary,

@@ -22,9 +22,9 @@ const callTime = 30 * time.Second
 // newHTTPServer makes the HTTPS side of the service. Idle connections are kept
 // longer than any poll wait: the C client fails when its connection is closed
 // between two calls.
-func newHTTPServer(s *service, logger *slog.Logger) *http.Server {
+func newHTTPServer(s *service, cfg Config, logger *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           httpFront{s},
+		Handler:           newHTTPFront(s, cfg),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       callTime,
 		WriteTimeout:      callTime,
@@ -34,19 +34,48 @@ func newHTTPServer(s *service, logger *slog.Logger) *http.Server {
 	}
 }
 
-// httpFront is the device API over HTTPS (dps-protocol 3).
+// httpFront is everything that is served over HTTPS: the device API
+// (dps-protocol 3), and what operators use.
 type httpFront struct {
-	service *service
+	service   *service
+	operators *serviceAPI
+	hubs      *hubAPI
+}
+
+// newHTTPFront makes the handler of all HTTPS calls.
+func newHTTPFront(s *service, cfg Config) httpFront {
+	hosts := append([]string{"localhost", "127.0.0.1", "::1", cfg.Name + serviceDomain}, cfg.TLSNames...)
+	hubPolicies := make(map[string]policies)
+	for _, hub := range cfg.Hubs {
+		hubPolicies[strings.ToLower(hub.Name)] = hub.PolicyKeys
+	}
+	return httpFront{
+		service:   s,
+		operators: &serviceAPI{service: s, linked: cfg.Hubs, policies: cfg.PolicyKeys, hosts: hosts},
+		hubs:      &hubAPI{hubs: s.hubs, policies: hubPolicies, hosts: hosts},
+	}
 }
 
 // ServeHTTP routes by path, whatever the Host; only a hub's own name leads
-// elsewhere. The standard mux is not used because its own answers, redirects
-// and refused methods, have no JSON body.
+// elsewhere. A path can be of the service API and of the device API only if the
+// ID scope is one of the words "enrollments", "enrollmentGroups" and
+// "registrations". The standard mux is not used because its own answers,
+// redirects and refused methods, have no JSON body.
 func (f httpFront) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if containsFold(f.service.hubNames, hostname(r.Host)) {
-		respond(w, refuse(404, codeUnknown, "This hub is served over MQTT."))
+	segments, ok := splitPath(r.URL)
+	if hub, rest, found := f.hubs.find(hostname(r.Host), segments); found {
+		f.hubs.serveHTTP(w, r, hub, rest)
 		return
 	}
+	if ok && f.operators.serves(segments) {
+		f.operators.serveHTTP(w, r, segments)
+		return
+	}
+	f.serveDevice(w, r)
+}
+
+// serveDevice is the device API.
+func (f httpFront) serveDevice(w http.ResponseWriter, r *http.Request) {
 	c, method, ok := parsePath(r.URL)
 	if !ok {
 		respond(w, refuse(404, codeUnknown, "There is nothing at this path."))
@@ -147,7 +176,12 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *answer) {
 // respond writes an answer with the headers of dps-protocol 3.4 and 3.7.
 func respond(w http.ResponseWriter, a answer) {
 	header := w.Header()
-	header.Set("Content-Type", "application/json; charset=utf-8")
+	if len(a.body) > 0 {
+		header.Set("Content-Type", "application/json; charset=utf-8")
+	}
+	for name, value := range a.header {
+		header.Set(name, value)
+	}
 	header.Set("x-ms-request-id", newGUID())
 	if a.retryAfter != "" {
 		header.Set("Retry-After", a.retryAfter)

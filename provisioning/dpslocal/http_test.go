@@ -113,7 +113,7 @@ func TestHTTPSErrors(t *testing.T) {
 		}
 		defer response.Body.Close()
 		body, _ := io.ReadAll(response.Body)
-		if response.StatusCode != 404 || !strings.Contains(string(body), "served over MQTT") {
+		if response.StatusCode != 404 || !strings.Contains(string(body), "its devices over MQTT") {
 			t.Errorf("got %d %s", response.StatusCode, body)
 		}
 	})

@@ -99,26 +99,8 @@ func sessionKey(hub, deviceID string) string { return strings.ToLower(hub) + "/"
 // setDesired merges a patch into the desired properties and tells a connected
 // device of it.
 func (h *hubs) setDesired(ctx context.Context, hub, deviceID string, patch map[string]json.RawMessage) error {
-	h.desired.Lock()
-	defer h.desired.Unlock()
-	var version int
-	err := h.store.UpdateTwin(ctx, hub, deviceID, func(twin *Twin) error {
-		merged, err := mergeSection(twin.Desired, patch, maxTwinSection)
-		if err != nil {
-			return err
-		}
-		twin.Desired = merged
-		twin.DesiredVersion++
-		version = twin.DesiredVersion
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("changing the desired properties of %q on %s: %w", deviceID, hub, err)
-	}
-	if session, ok := h.devices.find(sessionKey(hub, deviceID)); ok {
-		session.notifyDesired(patch, version)
-	}
-	return nil
+	_, err := h.changeTwin(ctx, hub, deviceID, twinChange{desired: patch}, func(Twin) error { return nil })
+	return err
 }
 
 // deleteDevice removes a device identity and whoever is connected with it.

@@ -36,6 +36,7 @@ type sasToken struct {
 	signed    string    // the text that was signed: sr and se as they stand in the token
 	signature []byte    // sig, decoded
 	expiry    time.Time // se
+	policy    string    // skn, percent-decoded, or ""
 }
 
 // parseSASToken takes a token apart by dps-protocol 5.3: fields in any order,
@@ -71,6 +72,10 @@ func parseSASToken(text string) (sasToken, error) {
 	if err != nil {
 		return sasToken{}, errSASForm
 	}
+	policy, err := url.PathUnescape(fields["skn"])
+	if err != nil {
+		return sasToken{}, errSASForm
+	}
 	seconds, err := strconv.ParseUint(se, 10, 40)
 	if err != nil {
 		return sasToken{}, errSASForm
@@ -80,6 +85,7 @@ func parseSASToken(text string) (sasToken, error) {
 		signed:    sr + "\n" + se,
 		signature: signature,
 		expiry:    time.Unix(int64(seconds), 0),
+		policy:    policy,
 	}, nil
 }
 

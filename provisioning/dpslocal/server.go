@@ -226,7 +226,7 @@ func (s *Server) Run(ctx context.Context) error {
 // serveHTTPS serves the device API until ctx ends, and then waits for the calls
 // that are being answered. Connections that become WebSockets are handed to mqtt.
 func (s *Server) serveHTTPS(ctx context.Context, mqtt *mqttserve.Server) error {
-	server := newHTTPServer(s.service, s.logger)
+	server := newHTTPServer(s.service, s.config, s.logger)
 	server.Handler = webSocketFront{mqtt: mqtt, next: server.Handler, ctx: ctx}
 	server.ConnContext = keepRawConn
 	drained := make(chan struct{})

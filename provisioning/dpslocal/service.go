@@ -57,8 +57,9 @@ type call struct {
 // answer is what goes back, in the words that the transports share.
 type answer struct {
 	status     int
-	code       int    // the error code, or 0
-	retryAfter string // the hint, or ""
+	code       int               // the error code, or 0
+	retryAfter string            // the hint, or ""
+	header     map[string]string // further headers, over HTTPS only
 	body       []byte
 
 	// A fault's doing.

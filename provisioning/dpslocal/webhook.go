@@ -4,6 +4,7 @@ package dpslocal
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -108,7 +109,7 @@ func newAllocationRequest(e Enrollment, record Operation, r Registration, linked
 		},
 		CustomAllocationDefinition: customAllocationDefinition{
 			WebhookURL: maskQuery(string(e.WebhookURL)),
-			APIVersion: webhookAPIVersion,
+			APIVersion: cmp.Or(e.WebhookAPIVersion, webhookAPIVersion),
 		},
 	}
 	request := allocationRequest{

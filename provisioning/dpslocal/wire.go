@@ -45,8 +45,11 @@ const (
 	codeCustomAccess     = 400209
 	codeUnauthorized     = 401002
 	codeUnknown          = 404201
+	codeGroupUnknown     = 404204
 	codeMethodNotAllowed = 405001 // ours
+	codeExists           = 409001 // ours
 	codeConflict         = 409203
+	codeETag             = 412001 // ours
 	codeTooLarge         = 413001 // ours
 	codeMediaType        = 415001 // ours
 	codeThrottled        = 429001 // ours

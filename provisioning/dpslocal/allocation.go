@@ -19,7 +19,7 @@ func (s *service) decide(ctx context.Context, record *Operation, r Registration)
 	if !ok {
 		return verdict{code: codeUnknown, message: "The enrollment does not exist any more."}, nil
 	}
-	v := verdict{enrollment: enrollment, keyID: record.KeyID}
+	v := verdict{enrollment: enrollment, keyID: record.KeyID, certificates: splitCertificates(record.Certificates)}
 	if enrollment.ProvisioningStatus == Disabled {
 		return v, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
@@ -20,10 +21,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// identity is a certificate with its key.
+// identity is a certificate with its key, and those above it.
 type identity struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	cert  *x509.Certificate
+	key   *ecdsa.PrivateKey
+	above []*x509.Certificate // issuers, nearest first, without the root
 }
 
 // issue makes a certificate for a name, signed by parent, or by itself when
@@ -55,6 +57,9 @@ func issue(t *testing.T, name string, parent *identity, isCA bool, change ...fun
 	issuer, signer := template, key
 	if parent != nil {
 		issuer, signer = parent.cert, parent.key
+		if parent.cert.Issuer.String() != parent.cert.Subject.String() {
+			made.above = append([]*x509.Certificate{parent.cert}, parent.above...)
+		}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, issuer, key.Public(), signer)
 	if err != nil {
@@ -68,6 +73,21 @@ func issue(t *testing.T, name string, parent *identity, isCA bool, change ...fun
 
 // pem is the certificate as text.
 func (i *identity) pem() string { return encodeCertificate(i.cert) }
+
+// chain is what the identity presents in a TLS handshake.
+func (i *identity) chain() []*x509.Certificate {
+	return append([]*x509.Certificate{i.cert}, i.above...)
+}
+
+// tls is the identity as a client uses it.
+func (i *identity) tls() tls.Certificate {
+	var c tls.Certificate
+	for _, certificate := range i.chain() {
+		c.Certificate = append(c.Certificate, certificate.Raw)
+	}
+	c.PrivateKey = i.key
+	return c
+}
 
 // TestLoadConfigCertificates reads every way in which a file can speak of
 // certificates.

@@ -4,7 +4,6 @@ package dpslocal
 
 import (
 	"crypto/sha1" //nolint:gosec // a name for a certificate, not a protection
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -108,12 +107,11 @@ func certificateOf(text string, whole bool) *certificateDocument {
 // contentsOf reads the parts that are shown.
 func contentsOf(certificate *x509.Certificate) *certificateContents {
 	thumbprint1 := sha1.Sum(certificate.Raw) //nolint:gosec // as above
-	thumbprint256 := sha256.Sum256(certificate.Raw)
 	upper := func(sum []byte) string { return strings.ToUpper(hex.EncodeToString(sum)) }
 	return &certificateContents{
 		SubjectName:      certificate.Subject.String(),
 		SHA1Thumbprint:   upper(thumbprint1[:]),
-		SHA256Thumbprint: upper(thumbprint256[:]),
+		SHA256Thumbprint: thumbprint(certificate),
 		IssuerName:       certificate.Issuer.String(),
 		NotBeforeUTC:     certificate.NotBefore.UTC().Format("2006-01-02T15:04:05Z"),
 		NotAfterUTC:      certificate.NotAfter.UTC().Format("2006-01-02T15:04:05Z"),

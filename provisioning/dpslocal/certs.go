@@ -279,6 +279,7 @@ func (c *certificates) tlsConfig(protocols ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: protocols,
+		ClientAuth: tls.RequestClientCert, // what it is worth is asked when its device is known
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return c.current.Load(), nil
 		},

@@ -11,9 +11,11 @@
 // operation status, registration status lookup) is on both where the protocol
 // has it on both. The hubs answer on the same MQTT listener; a client names
 // the hub in its user name. MQTT comes over WebSocket too, on the HTTPS port at
-// the path /$iothub/websocket or /. Credentials are SAS tokens signed with a key that
-// was derived from an enrollment group's key, or with an individual
-// enrollment's own.
+// the path /$iothub/websocket or /. Credentials are SAS tokens signed with a key
+// that was derived from an enrollment group's key, or with an individual
+// enrollment's own; or TLS client certificates, of an individual enrollment or of
+// an issuer that an enrollment group names. A hub knows a device with a
+// certificate by its thumbprint.
 //
 // # Operators
 //

@@ -5,6 +5,7 @@ package dpslocal
 import (
 	"cmp"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -58,6 +59,9 @@ type Enrollment struct {
 	// ETag changes with each write. It is shown in quotes on the wire.
 	ETag             string
 	Created, Updated time.Time
+
+	// certificates are those of X509, parsed, CA references left out.
+	certificates []*x509.Certificate
 
 	// webhookCAFile is of this process only, see EnrollmentGroup.WebhookCAFile.
 	webhookCAFile string
@@ -198,6 +202,7 @@ func (s *enrollments) put(e Enrollment) {
 	if s.entries == nil {
 		s.entries = make(map[string]Enrollment)
 	}
+	e.certificates = e.parsedCertificates()
 	s.entries[e.key()] = e
 }
 

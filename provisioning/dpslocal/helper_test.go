@@ -239,6 +239,9 @@ type statusBody struct {
 		SymmetricKey   *struct {
 			EnrollmentGroupID string `json:"enrollmentGroupId"`
 		} `json:"symmetricKey"`
+		X509 *struct {
+			EnrollmentGroupID string `json:"enrollmentGroupId"`
+		} `json:"x509"`
 	} `json:"registrationState"`
 	ErrorCode int    `json:"errorCode"`
 	Message   string `json:"message"`

@@ -89,6 +89,9 @@ func (f httpFront) serveDevice(w http.ResponseWriter, r *http.Request) {
 	c.transport = "https"
 	c.apiVersion = r.URL.Query().Get("api-version")
 	c.token = r.Header.Get("Authorization")
+	if r.TLS != nil {
+		c.chain = r.TLS.PeerCertificates
+	}
 	if c.kind != PollCall { // Node sends a body with its poll, which means nothing
 		body, refused := readBody(w, r)
 		if refused != nil {

@@ -4,6 +4,7 @@ package dpslocal
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,7 +49,7 @@ func (h *hubs) connect(c *mqttserve.Conn, hello mqttserve.Hello, user userName) 
 	if hello.ClientID != user.deviceID {
 		return nil, mqttserve.BadClientID
 	}
-	goodUntil, err := h.authenticate(user, hello.Password)
+	goodUntil, err := h.authenticate(user, hello)
 	if err != nil {
 		h.logger.Info("device refused by its hub", "hub", user.hub, "device_id", user.deviceID, "err", err)
 		return nil, mqttserve.NotAuthorized
@@ -63,26 +64,56 @@ func (h *hubs) connect(c *mqttserve.Conn, hello mqttserve.Hello, user userName) 
 	}, mqttserve.Accepted
 }
 
-// authenticate checks the token of a device and returns how long it is good.
-func (h *hubs) authenticate(user userName, token string) (goodUntil time.Time, err error) {
-	sas, err := parseSASToken(token)
+// authenticate checks the token of a device, or its certificate when it has no
+// token, and returns how long that is good.
+func (h *hubs) authenticate(user userName, hello mqttserve.Hello) (goodUntil time.Time, err error) {
+	if hello.Password == "" && len(hello.Certificates) > 0 {
+		return h.authenticateX509(user, hello.Certificates[0])
+	}
+	sas, err := parseSASToken(hello.Password)
 	if err != nil {
 		return time.Time{}, err
 	}
 	if err := sas.check(user.hub+"/devices/"+user.deviceID, time.Now()); err != nil {
 		return time.Time{}, err
 	}
-	device, err := h.store.Device(context.Background(), user.hub, user.deviceID)
-	if errors.Is(err, ErrNotFound) {
-		return time.Time{}, errors.New("the hub has no such device")
-	}
+	device, err := h.device(user)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("reading the device: %w", err)
+		return time.Time{}, err
 	}
 	if !sas.signedWith(device.PrimaryKey, device.SecondaryKey) {
 		return time.Time{}, errors.New("the signature does not match the device's keys")
 	}
 	return sas.goodUntil(), nil
+}
+
+// authenticateX509 checks the certificate of a device: it must be one of those
+// that the service gave to the hub, and valid. Who issued it was asked when the
+// device registered.
+func (h *hubs) authenticateX509(user userName, leaf *x509.Certificate) (goodUntil time.Time, err error) {
+	if !validAt(leaf, time.Now()) {
+		return time.Time{}, errCertValidity
+	}
+	device, err := h.device(user)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if print := thumbprint(leaf); print != device.PrimaryThumbprint && print != device.SecondaryThumbprint {
+		return time.Time{}, errors.New("the certificate is not that of the device")
+	}
+	return leaf.NotAfter, nil
+}
+
+// device reads the device that wants in.
+func (h *hubs) device(user userName) (Device, error) {
+	device, err := h.store.Device(context.Background(), user.hub, user.deviceID)
+	if errors.Is(err, ErrNotFound) {
+		return Device{}, errors.New("the hub has no such device")
+	}
+	if err != nil {
+		return Device{}, fmt.Errorf("reading the device: %w", err)
+	}
+	return device, nil
 }
 
 // disconnect closes the connection of a device that is no longer on a hub.

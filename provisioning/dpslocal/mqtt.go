@@ -4,6 +4,7 @@ package dpslocal
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
@@ -41,7 +42,7 @@ func (f *mqttFront) Connect(c *mqttserve.Conn, hello mqttserve.Hello) (mqttserve
 		return nil, mqttserve.BadClientID
 	}
 	// A bad token is not refused here: the register call says so (dps-protocol 6.2).
-	return &dpsSession{front: f, conn: c, user: user, token: hello.Password}, mqttserve.Accepted
+	return &dpsSession{front: f, conn: c, user: user, token: hello.Password, chain: hello.Certificates}, mqttserve.Accepted
 }
 
 // userName is an MQTT user name of either kind: with hub and deviceID, or with
@@ -148,6 +149,7 @@ type dpsSession struct {
 	conn  *mqttserve.Conn
 	user  userName
 	token string
+	chain []*x509.Certificate
 	idle  *time.Timer
 
 	// subscribed and qos are of the reading goroutine alone, as all calls are.
@@ -164,7 +166,7 @@ func (d *dpsSession) key() string { return strings.ToLower(d.user.registrationID
 // drops an older connection of its name.
 func (d *dpsSession) Start() {
 	d.idle = time.AfterFunc(dpsIdle, d.conn.Close)
-	if _, err := d.front.service.authenticate(d.user.idScope, d.user.registrationID, d.token); err == nil {
+	if _, err := d.front.service.authenticate(d.user.idScope, d.user.registrationID, d.token, d.chain); err == nil {
 		d.front.devices.enter(d.key(), d)
 	}
 }
@@ -209,6 +211,7 @@ func (d *dpsSession) Publish(ctx context.Context, m mqttserve.Message) error {
 		operationID:    topic.operationID,
 		apiVersion:     d.user.apiVersion,
 		token:          d.token,
+		chain:          d.chain,
 	}
 	if topic.kind == RegisterCall {
 		c.body = m.Payload // of a poll it means nothing: clients send what they like

@@ -27,11 +27,11 @@ type rawClient struct {
 }
 
 // dialMQTT connects over TLS to a server on loopback.
-func dialMQTT(t *testing.T, s *Server) *rawClient {
+func dialMQTT(t *testing.T, s *Server, certificates ...tls.Certificate) *rawClient {
 	t.Helper()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(s.CAPEM())
-	conn, err := tls.Dial("tcp", s.MQTTAddr(), &tls.Config{RootCAs: roots, ServerName: globalEndpoint})
+	conn, err := tls.Dial("tcp", s.MQTTAddr(), &tls.Config{RootCAs: roots, ServerName: globalEndpoint, Certificates: certificates})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ package dpslocal
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ func (s *service) begin(ctx context.Context, registrationID string, admitted adm
 		EnrollmentKind: admitted.enrollment.Kind,
 		EnrollmentID:   admitted.enrollment.ID,
 		KeyID:          admitted.keyID,
+		Certificates:   joinCertificates(admitted.certificates),
 		Payload:        payload,
 		NextCall:       now,
 	}
@@ -119,8 +121,9 @@ func (s *service) run(op *operation) error {
 // verdict is what became of an operation: a hub, an error code, or neither
 // for a disabled enrollment.
 type verdict struct {
-	enrollment Enrollment
-	keyID      string
+	enrollment   Enrollment
+	keyID        string
+	certificates []*x509.Certificate // as in admission
 
 	hub     string
 	twin    *Twin  // the webhook's initial twin, or nil
@@ -151,6 +154,10 @@ func (s *service) settle(r *Registration, v verdict, now time.Time) *Placement {
 		state.Status = Assigned
 		state.AssignedHub, state.DeviceID, state.Substatus = r.AssignedHub, r.DeviceID, r.Substatus
 		state.Payload = v.payload
+		if v.enrollment.Attestation == AttestationX509 {
+			state.X509 = newX509State(v.enrollment, v.certificates)
+			break
+		}
 		state.SymmetricKey = &symmetricKeyState{}
 		if v.enrollment.Kind == Group {
 			state.SymmetricKey.EnrollmentGroupID = v.enrollment.ID
@@ -166,6 +173,7 @@ func (s *service) settle(r *Registration, v verdict, now time.Time) *Placement {
 func (s *service) assign(r *Registration, v verdict) *Placement {
 	place := &Placement{Device: Device{Hub: v.hub, ID: r.DeviceID, Twin: v.initialTwin()}}
 	place.Device.PrimaryKey, place.Device.SecondaryKey = v.deviceKeys()
+	place.Device.PrimaryThumbprint, place.Device.SecondaryThumbprint = v.deviceThumbprints()
 	switch {
 	case r.AssignedHub == "":
 		r.Substatus = initialAssignment

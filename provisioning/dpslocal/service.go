@@ -50,7 +50,8 @@ type call struct {
 	registrationID string
 	operationID    string // of a poll
 	apiVersion     string
-	token          string // the SAS token, or ""
+	token          string              // the SAS token, or ""
+	chain          []*x509.Certificate // what the TLS client presented, leaf first
 	body           []byte
 }
 
@@ -88,7 +89,10 @@ func (s *service) judge(ctx context.Context, c call) answer {
 	if !registrationIDPattern.MatchString(c.registrationID) {
 		return refuse(400, codeInvalid, "The registration ID is malformed.")
 	}
-	admitted, err := s.authenticate(c.idScope, c.registrationID, c.token)
+	if c.kind == RegisterCall && c.token == "" && len(c.chain) == 0 && namesTPM(c.body) {
+		return refuse(400, codeInvalid, sentence(errTPM))
+	}
+	admitted, err := s.authenticate(c.idScope, c.registrationID, c.token, c.chain)
 	if err != nil {
 		s.logger.Info("device not admitted", "registration_id", c.registrationID, "err", err)
 		return refuse(401, codeUnauthorized, "Unauthorized")
@@ -130,6 +134,10 @@ type admission struct {
 	// keyID is the spelling of the registration ID from which the device derived
 	// its key. It has no meaning for an individual enrollment.
 	keyID string
+
+	// certificates are the device's and, of a group, the one that vouches for it;
+	// of a device with a key there are none.
+	certificates []*x509.Certificate
 }
 
 // errScope is told to the log only; the device learns that it is not authorized.
@@ -138,10 +146,14 @@ var errScope = errors.New("the ID scope is not of this service")
 // authenticate finds the enrollment that admits a device by dps-protocol 10.1:
 // an individual one wins over any group, and otherwise it is the group one of
 // whose keys, derived for this ID, signed the token. No match means 401,
-// because without an enrollment there is no key to check against.
-func (s *service) authenticate(idScope, registrationID, token string) (admission, error) {
+// because without an enrollment there is no key to check against. Certificates
+// count when there is no token.
+func (s *service) authenticate(idScope, registrationID, token string, chain []*x509.Certificate) (admission, error) {
 	if !strings.EqualFold(idScope, s.idScope) {
 		return admission{}, errScope
+	}
+	if token == "" && len(chain) > 0 {
+		return s.authenticateX509(registrationID, chain, time.Now())
 	}
 	sas, err := parseSASToken(token)
 	if err != nil {
@@ -152,7 +164,7 @@ func (s *service) authenticate(idScope, registrationID, token string) (admission
 	}
 	individual, ok := s.enrollments.find(Individual, registrationID)
 	if ok && sas.signedWith(individual.PrimaryKey, individual.SecondaryKey) {
-		return admission{individual, registrationID}, nil
+		return admission{enrollment: individual, keyID: registrationID}, nil
 	}
 	if ok && individual.ProvisioningStatus != Disabled {
 		return admission{}, errSASSignature
@@ -164,12 +176,12 @@ func (s *service) authenticate(idScope, registrationID, token string) (admission
 		case ok:
 			// A disabled individual entry bars a device of a group, whose key its
 			// own keys know nothing of.
-			return admission{individual, registrationID}, nil
+			return admission{enrollment: individual, keyID: registrationID}, nil
 		default:
 			if keyID != registrationID {
 				s.logger.Info("the device's key was derived from the lower-cased registration ID", "registration_id", registrationID)
 			}
-			return admission{group, keyID}, nil
+			return admission{enrollment: group, keyID: keyID}, nil
 		}
 	}
 	return admission{}, errSASSignature

@@ -213,7 +213,7 @@ func TestDeviceTokens(t *testing.T) {
 			if strings.Contains(strings.ToLower(tt.Resource), "dev-01") {
 				id = "Dev-01"
 			}
-			if _, err := s.service.authenticate(testScope, id, tt.Token); err != nil {
+			if _, err := s.service.authenticate(testScope, id, tt.Token, nil); err != nil {
 				t.Errorf("%s: %v, want accepted", tt.ID, err)
 			}
 		}
@@ -229,7 +229,7 @@ func TestDeviceTokens(t *testing.T) {
 			"missing-se":                   errSASForm,
 		}
 		for _, tt := range v.SAS.DeviceReject {
-			_, err := s.service.authenticate(testScope, toaster, tt.Token)
+			_, err := s.service.authenticate(testScope, toaster, tt.Token, nil)
 			if want := reasons[tt.ID]; want == nil || !errors.Is(err, want) {
 				t.Errorf("%s: got %v, want %v (%s)", tt.ID, err, want, tt.Expect)
 			}

@@ -80,13 +80,15 @@ type customAllocationDefinition struct {
 }
 
 // deviceRuntimeContext is what is known of the device. The current members are
-// there exactly when it holds an assignment (dps-protocol 19.3); symmetricKey is
-// an empty object, whatever the documentation promises.
+// there exactly when it holds an assignment (dps-protocol 19.3). One of
+// symmetricKey and x509 is there; the former is an empty object, whatever the
+// documentation promises.
 type deviceRuntimeContext struct {
 	RegistrationID        string          `json:"registrationId"`
 	CurrentIoTHubHostName string          `json:"currentIotHubHostName,omitempty"`
 	CurrentDeviceID       string          `json:"currentDeviceId,omitempty"`
-	SymmetricKey          struct{}        `json:"symmetricKey"`
+	SymmetricKey          *struct{}       `json:"symmetricKey,omitempty"`
+	X509                  *x509Context    `json:"x509,omitempty"`
 	Payload               json.RawMessage `json:"payload,omitempty"`
 }
 
@@ -120,6 +122,11 @@ func newAllocationRequest(e Enrollment, record Operation, r Registration, linked
 			Payload:               record.Payload,
 		},
 		LinkedHubs: linked,
+	}
+	if certificates := splitCertificates(record.Certificates); len(certificates) > 0 {
+		request.DeviceRuntimeContext.X509 = newX509Context(certificates)
+	} else {
+		request.DeviceRuntimeContext.SymmetricKey = new(struct{})
 	}
 	if e.Kind == Group {
 		document.EnrollmentGroupID = e.ID

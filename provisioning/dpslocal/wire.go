@@ -65,6 +65,16 @@ type deviceRegistration struct {
 	CSR            json.RawMessage `json:"csr"`
 }
 
+// errTPM is the answer to a device that wants to prove itself by its TPM.
+var errTPM = errors.New("TPM attestation is not offered here; use a symmetric key or a certificate")
+
+// namesTPM tells a register of a TPM, which has no other credentials at first
+// (dps-protocol 15), from one without any.
+func namesTPM(body []byte) bool {
+	var r deviceRegistration
+	return decodeJSON(body, &r) == nil && present(r.TPM)
+}
+
 // csrSince is the first api-version whose csr member means something; before
 // that it is one more unknown member (dps-protocol 3.2).
 const csrSince = "2025-07-01"
@@ -84,7 +94,7 @@ func parseRegistration(body []byte, registrationID, apiVersion string) (json.Raw
 		return nil, errors.New("the registrationId of the body is not the one that registers")
 	}
 	if present(r.TPM) {
-		return nil, errors.New("TPM attestation is not offered here; use a symmetric key")
+		return nil, errTPM
 	}
 	if present(r.CSR) && apiVersion >= csrSince {
 		return nil, errors.New("certificates are not issued here; leave csr out")
@@ -113,8 +123,9 @@ type operationStatus struct {
 // registrationState is what the service knows of one registration, in the
 // order in which a captured answer of the real service has its members.
 type registrationState struct {
-	// SymmetricKey is there once a device is assigned.
+	// SymmetricKey or X509 is there once a device is assigned.
 	SymmetricKey       *symmetricKeyState `json:"symmetricKey,omitempty"`
+	X509               *x509State         `json:"x509,omitempty"`
 	RegistrationID     string             `json:"registrationId"`
 	CreatedDateTimeUTC string             `json:"createdDateTimeUtc,omitempty"`
 

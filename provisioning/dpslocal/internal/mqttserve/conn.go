@@ -3,6 +3,8 @@
 package mqttserve
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"sync"
 	"time"
@@ -24,6 +26,15 @@ type Conn struct {
 
 // RemoteAddr is the peer's address.
 func (c *Conn) RemoteAddr() net.Addr { return c.net.RemoteAddr() }
+
+// certificates are those of the peer, if it came over TLS with any.
+func (c *Conn) certificates() []*x509.Certificate {
+	secured, ok := c.net.(interface{ ConnectionState() tls.ConnectionState })
+	if !ok {
+		return nil
+	}
+	return secured.ConnectionState().PeerCertificates
+}
 
 // Publish sends a message at QoS 0 or 1. A QoS 1 message is sent once: the
 // services that use this package keep no sessions (dps-protocol 6.1).

@@ -13,6 +13,7 @@ package mqttserve
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -55,6 +56,10 @@ var ErrRefuse = errors.New("refused by the service")
 // Hello is what a peer says of itself in CONNECT.
 type Hello struct {
 	ClientID, UserName, Password string
+
+	// Certificates are what the peer presented in the TLS handshake, leaf first.
+	// It has the leaf's key; nothing else about them was checked.
+	Certificates []*x509.Certificate
 }
 
 // Message is a PUBLISH from the peer.
@@ -225,6 +230,8 @@ func (s *Server) welcome(c *Conn, reader *bufio.Reader) (Session, time.Duration,
 			ClientID: connect.ClientIdentifier,
 			UserName: connect.Username,
 			Password: string(connect.Password),
+
+			Certificates: c.certificates(),
 		})
 	}
 	connack := packets.NewControlPacket(packets.Connack).(*packets.ConnackPacket)

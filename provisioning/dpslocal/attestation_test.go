@@ -89,6 +89,26 @@ func (i *identity) tls() tls.Certificate {
 	return c
 }
 
+// write stores certificate chain and key as PEM files and returns their names.
+func (i *identity) write(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	var chain strings.Builder
+	for _, certificate := range i.chain() {
+		chain.WriteString(encodeCertificate(certificate))
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(i.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	if err := errors.Join(os.WriteFile(certFile, []byte(chain.String()), 0o600), os.WriteFile(keyFile, key, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return certFile, keyFile
+}
+
 // TestLoadConfigCertificates reads every way in which a file can speak of
 // certificates.
 func TestLoadConfigCertificates(t *testing.T) {

@@ -71,7 +71,11 @@ func TestNodeRegisters(t *testing.T) {
 	}}
 	s := start(t, cfg, Options{WebhookTransport: hook})
 	node := nodePeers(t, s)
-	addresses := map[string]string{"mqtt": viaLocalhost(t, s.MQTTAddr()), "http": viaLocalhost(t, s.HTTPSAddr())}
+	addresses := map[string]string{
+		"mqtt":    viaLocalhost(t, s.MQTTAddr()),
+		"mqtt-ws": viaLocalhost(t, s.HTTPSAddr()),
+		"http":    viaLocalhost(t, s.HTTPSAddr()),
+	}
 	for kind, address := range addresses {
 		tests := []struct {
 			name, id, key, payload string
@@ -111,7 +115,12 @@ func TestNodeOpensHub(t *testing.T) {
 	peer(t, "node", "npm")
 	s := start(t, testConfig(), Options{WebhookTransport: always(200, goodAnswer)})
 	register(t, s, request(RegisterCall, toaster))
-	cmd := nodePeers(t, s)("hub.js", viaLocalhost(t, s.MQTTAddr()), toasters, toaster, derive(testPrimary, toaster))
+	useHub(t, s, toaster, nodePeers(t, s)("hub.js", "mqtt", viaLocalhost(t, s.MQTTAddr()), toasters, toaster, derive(testPrimary, toaster)))
+}
+
+// useHub follows hub.js of a device through a conversation with its hub.
+func useHub(t *testing.T, s *Server, deviceID string, cmd *exec.Cmd) {
+	t.Helper()
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()
@@ -130,10 +139,10 @@ func TestNodeOpensHub(t *testing.T) {
 	}
 	next(`{"desired":{"$version":1,"darknessSetting":"medium","state":"ready"}}`)
 	next(`{"reported":true}`)
-	if twin, _ := s.Twin(toasters, toaster); sectionText(twin.Reported) != `{"nested":{"a":1},"state":"ready"}` {
+	if twin, _ := s.Twin(toasters, deviceID); sectionText(twin.Reported) != `{"nested":{"a":1},"state":"ready"}` {
 		t.Errorf("reported %s", sectionText(twin.Reported))
 	}
-	if err := s.SetDesired(toasters, toaster, map[string]json.RawMessage{"darknessSetting": []byte(`"dark"`)}); err != nil {
+	if err := s.SetDesired(toasters, deviceID, map[string]json.RawMessage{"darknessSetting": []byte(`"dark"`)}); err != nil {
 		t.Fatal(err)
 	}
 	next(`{"delta":{"$version":2,"darknessSetting":"dark"}}`)

@@ -1,30 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Usage: node register.js mqtt|http HOST:PORT SCOPE ID KEY PAYLOAD
+// Usage: node register.js mqtt|mqtt-ws|http HOST:PORT SCOPE ID CREDENTIAL PAYLOAD
 // Registers with Microsoft's client and prints what it hands out, one JSON line.
+// CREDENTIAL is a key, or CERTFILE,KEYFILE.
 'use strict';
 
-const https = require('https');
+const fs = require('fs');
 const { ProvisioningDeviceClient } = require('azure-iot-provisioning-device');
 const { SymmetricKeySecurityClient } = require('azure-iot-security-symmetric-key');
+const { X509Security } = require('azure-iot-security-x509');
+const { redirect } = require('./redirect.js');
 
-const [kind, address, scope, id, key, payload] = process.argv.slice(2);
-let host = address;
+const [kind, address, scope, id, credential, payload] = process.argv.slice(2);
+const [name, port] = address.split(':');
+let host = name;
 let transport;
 if (kind === 'mqtt') {
   const { Mqtt } = require('azure-iot-provisioning-device-mqtt');
   transport = new Mqtt();
+  host = address;
+} else if (kind === 'mqtt-ws') {
+  const { MqttWs } = require('azure-iot-provisioning-device-mqtt');
+  transport = new MqttWs();
 } else {
-  // This transport takes a host without a port; the agent supplies it.
   const { Http } = require('azure-iot-provisioning-device-http');
   transport = new Http();
-  const agent = new https.Agent();
-  agent.defaultPort = Number(address.split(':')[1]);
-  host = address.split(':')[0];
-  const request = https.request;
-  https.request = (options, callback) => request({ ...options, agent }, callback);
 }
-const client = ProvisioningDeviceClient.create(host, scope, transport, new SymmetricKeySecurityClient(id, key));
+redirect(Number(port));
+
+let security;
+if (credential.includes(',')) {
+  const [cert, key] = credential.split(',').map((file) => fs.readFileSync(file, 'utf8'));
+  security = new X509Security(id, { cert, key });
+} else {
+  security = new SymmetricKeySecurityClient(id, credential);
+}
+const client = ProvisioningDeviceClient.create(host, scope, transport, security);
 if (payload) {
   client.setProvisioningPayload(JSON.parse(payload));
 }

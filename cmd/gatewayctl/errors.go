@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/contoso/gatewayd/provisioning"
+	"github.com/contoso/gatewayd/provisioning/enrollment"
 )
 
 // errReported ends a command whose errors a person has read already.
@@ -55,15 +58,65 @@ func printRegistrationError(w io.Writer, err error) {
 }
 
 // printError shows why a command could not do its work at all. Such errors come
-// from files and keys on this machine, so the next step is found here and not
-// in the diagnosis of a registration.
+// from files and keys on this machine or from the service API, so the next step
+// is found here and not in the diagnosis of a registration.
 func printError(w io.Writer, err error) {
 	fmt.Fprintln(w, "gatewayctl:", err)
 	_, isPath := errors.AsType[*fs.PathError](err)
+	refused, isRefused := errors.AsType[*enrollment.ServiceError](err)
 	switch {
+	case isRefused:
+		fmt.Fprintln(w, "  Next:", nextAfter(refused))
+	case errors.Is(err, enrollment.ErrNotService):
+		fmt.Fprintln(w, "  Next: look for a login page or a proxy in between, and check the HostName of the connection string.")
+	case errors.Is(err, enrollment.ErrConnectionString):
+		fmt.Fprintln(w, "  Next: copy the connection string of a shared access policy of the provisioning service (not of a hub), on one line.")
 	case isPath:
 		fmt.Fprintln(w, "  Next: check the path, and that you may read the file.")
-	case errors.Is(err, provisioning.ErrKey):
+	case errors.Is(err, provisioning.ErrKey), errors.Is(err, enrollment.ErrKey):
 		fmt.Fprintln(w, "  Next: give the key as the portal shows it: base64, on a line of its own.")
+	default:
+		printNetworkNext(w, err)
 	}
 }
+
+// nextAfter says what to do about a refusal of the service API.
+func nextAfter(refused *enrollment.ServiceError) string {
+	switch status := refused.HTTPStatus; {
+	case status == http.StatusBadRequest:
+		return "read the service's message: it names what it does not take."
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return "check that the connection string's policy and key are current, that the policy has the permission, and this machine's clock."
+	case status == http.StatusNotFound:
+		return "check the spelling; the command list shows what there is."
+	case status == http.StatusConflict:
+		return "there is one of that ID already: change it with update, or delete it first."
+	case status == http.StatusPreconditionFailed:
+		return "somebody has changed it meanwhile: look at it with show, and run the command again."
+	case status == http.StatusTooManyRequests && refused.RetryAfter > 0:
+		return fmt.Sprintf("wait %s and run the command again.", refused.RetryAfter)
+	case status == http.StatusTooManyRequests:
+		return "wait a minute and run the command again."
+	case status >= http.StatusInternalServerError:
+		return "run the command again; if it fails for long, the provider's status page may know more."
+	default:
+		return "look up the code and the message, and give Microsoft the tracking ID if they do not explain it."
+	}
+}
+
+// printNetworkNext says what to do about an error on the way to the service, if
+// it is one. The kinds are those of a registration's diagnosis; where its advice
+// is for a registration, there is another here.
+func printNetworkNext(w io.Writer, err error) {
+	switch diagnosis := diagnose(err); diagnosis.Kind {
+	case "tls-untrusted":
+		fmt.Fprintln(w, "  Next: give the root that signed it with --ca-file; for dpslocal that is the ca.pem of its directory.")
+	case "connection-refused":
+		fmt.Fprintln(w, "  Next: let this machine out to the service on port 443; a local service listens elsewhere: see --address.")
+	case "interrupted", "dns", "no-route", "connection-lost", "timeout", "tls-name", "tls-clock", "tls-refused", "not-dps":
+		fmt.Fprintf(w, "  Next: %s\n", lowerFirst(diagnosis.Next))
+	}
+}
+
+// lowerFirst begins a sentence in lower case.
+func lowerFirst(text string) string { return strings.ToLower(text[:1]) + text[1:] }

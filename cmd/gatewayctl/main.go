@@ -2,7 +2,9 @@
 
 // Gatewayctl is the command line of gatewayd. Its commands of today work
 // without a daemon: derive-key computes a device's key from its enrollment
-// group's, register makes one registration per ID and shows how it goes.
+// group's, register makes one registration per ID and shows how it goes;
+// enrollment-group, enrollment and registration are the operators' half of the
+// provisioning service.
 //
 // Standard output is for people, or for programs with -o json; errors go to
 // standard error with the next step. It exits 0 when all went well, 1 when

@@ -21,14 +21,15 @@ func newRootCommand() *cobra.Command {
 		SuggestionsMinimumDistance: 2,
 		Args:                       refuseUnknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return wrongUsage(cmd, "which command? There are derive-key and register")
+			return wrongUsage(cmd, "which command? gatewayctl --help lists them")
 		},
 	}
 	root.SetVersionTemplate("gatewayctl {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{command: cmd.CommandPath(), err: err}
 	})
-	root.AddCommand(newDeriveKeyCommand(), newRegisterCommand())
+	root.AddCommand(newDeriveKeyCommand(), newRegisterCommand(),
+		newEnrollmentGroupCommand(), newEnrollmentCommand(), newRegistrationCommand())
 	return root
 }
 

@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,9 +30,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
-	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, `{"iotHubHostName":"contoso-toasters-hub-1098.azure-devices.net"}`)
-	}))
+	hook := httptest.NewServer(tutorialWebhook())
 	t.Cleanup(hook.Close) // not deferred: the scripts run in parallel, after this function
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -50,9 +49,42 @@ func TestScripts(t *testing.T) {
 			"expand":   expand,
 			"await":    await,
 			"register": register,
+			"operator": operator,
+			"groupkey": groupKeyOf,
 			"admin":    admin,
 		},
 	})
+}
+
+// tutorialWebhook allocates as the tutorial's function does, and plays the rows
+// of its troubleshooting section for devices that are called after them.
+func tutorialWebhook() http.HandlerFunc {
+	const twin = `"initialTwin":{"tags":{"deviceType":"%s"},"properties":{"desired":{"state":"ready"}}}`
+	var busy atomic.Bool
+	return func(w http.ResponseWriter, r *http.Request) {
+		var request struct {
+			DeviceRuntimeContext struct{ RegistrationID string }
+		}
+		if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		id := request.DeviceRuntimeContext.RegistrationID
+		switch {
+		case id == "empty-hub":
+			fmt.Fprint(w, `{"iotHubHostName":""}`)
+		case id == "denied":
+			w.WriteHeader(http.StatusUnauthorized)
+		case strings.HasPrefix(id, "busy-") && !busy.Swap(true):
+			w.WriteHeader(http.StatusTooManyRequests)
+		case strings.Contains(id, "-contoso-tstrsd-"):
+			fmt.Fprintf(w, `{"iotHubHostName":"contoso-toasters-hub-1098.azure-devices.net",`+twin+`}`, "toaster")
+		case strings.Contains(id, "-contoso-hpsd-"):
+			fmt.Fprintf(w, `{"iotHubHostName":"contoso-heatpumps-hub-1098.azure-devices.net",`+twin+`}`, "heatpump")
+		default:
+			http.Error(w, "Unrecognized device registration.", http.StatusBadRequest)
+		}
+	}
 }
 
 // expand FILE replaces $VARIABLES in a file.
@@ -74,19 +106,14 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // register FILE ID KEY WANT registers a device with the group key at the server
-// whose first line is in the file, and wants a hub or a status; with ! an error.
+// whose first line is in the file, and wants a hub, a status or an error code;
+// with ! an error.
 func register(ts *testscript.TestScript, neg bool, args []string) {
 	var server struct{ HTTPS, CA, IDScope string }
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &server))
 	id, groupKey, want := args[1], args[2], args[3]
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM([]byte(ts.ReadFile(server.CA))) {
-		ts.Fatalf("%s: no certificate", server.CA)
-	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, Timeout: 20 * time.Second}
-
+	client := trusting(ts, server.CA)
+	defer client.CloseIdleConnections()
 	base := "https://" + server.HTTPS + "/" + server.IDScope + "/registrations/" + id
 	token := deviceToken(server.IDScope+"/registrations/"+id, id, groupKey)
 	code, status := call(ts, client, "PUT", base+"/register?api-version=2021-06-01", token)
@@ -99,9 +126,59 @@ func register(ts *testscript.TestScript, neg bool, args []string) {
 	if neg {
 		return
 	}
-	if status.RegistrationState.AssignedHub != want && status.Status != want {
+	if state := status.RegistrationState; state.AssignedHub != want && status.Status != want && fmt.Sprint(state.ErrorCode) != want {
 		ts.Fatalf("got %+v, want %s", status, want)
 	}
+}
+
+// trusting is a client that trusts the CA in a file.
+func trusting(ts *testscript.TestScript, ca string) *http.Client {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(ts.ReadFile(ca))) {
+		ts.Fatalf("%s: no certificate", ca)
+	}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, Timeout: 20 * time.Second}
+}
+
+// operator FILE METHOD PATH [BODY] calls an operators' API of the server with the
+// policy key $KEY and leaves the answer in answer.json; with ! an error.
+func operator(ts *testscript.TestScript, neg bool, args []string) {
+	var server struct{ HTTPS, CA string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &server))
+	client := trusting(ts, server.CA)
+	defer client.CloseIdleConnections()
+	body := ""
+	if len(args) > 3 {
+		body = ts.ReadFile(args[3])
+	} else if args[1] == "POST" {
+		body = `{"query":"*"}`
+	}
+	request, err := http.NewRequest(args[1], "https://"+server.HTTPS+args[2]+"?api-version=2021-10-01", strings.NewReader(body))
+	ts.Check(err)
+	key, err := base64.StdEncoding.DecodeString(ts.Getenv("KEY"))
+	ts.Check(err)
+	sr, se := "localhost", fmt.Sprint(time.Now().Add(time.Hour).Unix())
+	request.Header.Set("Authorization", "SharedAccessSignature sr="+sr+"&sig="+
+		url.QueryEscape(base64.StdEncoding.EncodeToString(sum(key, sr+"\n"+se)))+"&se="+se+"&skn=provisioningserviceowner")
+	request.Header.Set("Content-Type", "application/json; charset=utf-8")
+	response, err := client.Do(request)
+	ts.Check(err)
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	ts.Check(err)
+	if neg != (response.StatusCode > 299) {
+		ts.Fatalf("%v: %s %s", args, response.Status, answer)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs("answer.json"), answer, 0o600))
+}
+
+// groupKeyOf FILE puts the primary key of an attestation mechanism into $GROUPKEY.
+func groupKeyOf(ts *testscript.TestScript, _ bool, args []string) {
+	var mechanism struct {
+		SymmetricKey struct{ PrimaryKey string }
+	}
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &mechanism))
+	ts.Setenv("GROUPKEY", mechanism.SymmetricKey.PrimaryKey)
 }
 
 // registerHere is a program for "dpslocal exec": it registers a device with what
@@ -124,7 +201,10 @@ func registerHere() {
 
 type operationStatus struct {
 	OperationID, Status string
-	RegistrationState   struct{ AssignedHub string }
+	RegistrationState   struct {
+		AssignedHub string
+		ErrorCode   int
+	}
 }
 
 func call(ts *testscript.TestScript, client *http.Client, method, target, token string) (code int, status operationStatus) {

@@ -8,10 +8,11 @@ import (
 )
 
 // etagMatches tells whether an If-Match header lets a change of something with
-// this etag pass. Clients send quotes or not (dps-protocol 17.4).
+// this etag pass. Clients send quotes or not (dps-protocol 17.4), one of them
+// around the asterisk too.
 func etagMatches(ifMatch, etag string) bool {
-	ifMatch = strings.TrimSpace(ifMatch)
-	return ifMatch == "*" || unquote(ifMatch) == unquote(etag)
+	wanted := unquote(strings.TrimSpace(ifMatch))
+	return wanted == "*" || wanted == unquote(etag)
 }
 
 // unquote removes one pair of quotes.

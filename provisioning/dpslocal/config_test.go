@@ -46,12 +46,16 @@ away = "30s"
 
 [[hub]]
 name = "contoso-toasters-hub-1098.azure-devices.net"
+[[hub.policy_key]]
+name = "iothubowner"
+key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="
 [[hub]]
 name = "contoso-heatpumps-hub-1098.azure-devices.net"
 
 [[policy_key]]
 name = "provisioningserviceowner"
 key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="
+permissions = ["EnrollmentRead", "RegistrationStatusRead"]
 
 [[enrollment_group]]
 id = "contoso-custom-allocated-devices"
@@ -100,9 +104,12 @@ func TestLoadConfig(t *testing.T) {
 			},
 			{Fault: Fault{Drop: true, Close: true, ClockSkew: -24 * time.Hour, Away: 30 * time.Second}},
 		},
-		Hubs: []Hub{{Name: toasters}, {Name: heatPumps}},
+		Hubs: []Hub{
+			{Name: toasters, PolicyKeys: []PolicyKey{{Name: testHubPolicy, Key: testPolicyKey}}},
+			{Name: heatPumps},
+		},
 		PolicyKeys: []PolicyKey{
-			{Name: "provisioningserviceowner", Key: "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="},
+			{Name: testPolicy, Key: testPolicyKey, Permissions: []Permission{EnrollmentRead, RegistrationStatusRead}},
 		},
 		EnrollmentGroups: []EnrollmentGroup{{
 			ID:                 testGroup,

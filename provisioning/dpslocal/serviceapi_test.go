@@ -235,10 +235,33 @@ func TestEnrollmentUpdateTakesEffect(t *testing.T) {
 		if w := operate(s, "DELETE", "/enrollmentGroups/"+testGroup, ""); w.Code != 204 {
 			t.Errorf("DELETE: %d %s", w.Code, w.Body)
 		}
+		if left, err := s.store.Enrollments(t.Context()); err != nil || len(left) != 0 {
+			t.Errorf("stored after the deletion: %v, %v", left, err)
+		}
 		if a := s.service.serve(t.Context(), request(RegisterCall, toaster)); a.status != 401 {
 			t.Errorf("registering without an enrollment: %d", a.status)
 		}
 	})
+}
+
+// The roots that this process trusts for a webhook are no part of the document,
+// and outlast a change of it.
+func TestEnrollmentKeepsWebhookCA(t *testing.T) {
+	dir := t.TempDir()
+	cfg := operatorConfig()
+	certs, err := openCertificates(dir, cfg.withDefaults(), testLogger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.EnrollmentGroups[0].WebhookCAFile = certs.path(caCertFile)
+	s := newCore(t, cfg, nil)
+	read := operate(s, "GET", "/enrollmentGroups/"+testGroup, "").Body.String()
+	if w := operate(s, "PUT", "/enrollmentGroups/"+testGroup, read, "If-Match", "*"); w.Code != 200 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if e, _ := s.service.enrollments.find(Group, testGroup); e.webhookCAFile != certs.path(caCertFile) {
+		t.Errorf("CA file %q after a change", e.webhookCAFile)
+	}
 }
 
 func TestServiceAPIRefuses(t *testing.T) {
@@ -263,6 +286,9 @@ func TestServiceAPIRefuses(t *testing.T) {
 		{"reader reads", "GET", group, "", reader, 200, 0},
 		{"reader writes", "PUT", "/enrollmentGroups/n", good, reader, 401, codeUnauthorized},
 		{"reader wants keys", "POST", group + "/attestationmechanism", "", reader, 401, codeUnauthorized},
+		{"reader writes many", "POST", "/enrollments", `{"mode":"delete","enrollments":[{"registrationId":"x"}]}`, reader, 401, codeUnauthorized},
+		{"reader lists", "POST", "/enrollments/query", `{"query":"*"}`, reader, 200, 0},
+		{"reader lists registrations", "POST", "/registrations/" + testGroup + "/query", "", reader, 200, 0},
 		{"reader deletes a registration", "DELETE", "/registrations/x", "", reader, 401, codeUnauthorized},
 		{"service's own name", "GET", group, "", operatorToken(testName+serviceDomain, testPolicy), 200, 0},
 		{"name with a port", "GET", group, "", operatorToken("localhost:8443", testPolicy), 200, 0},

@@ -36,7 +36,15 @@ type vectors struct {
 		DeviceReject []sasVector `json:"device_reject"`
 		Hub          []sasVector `json:"hub"`
 		Generic      []sasVector `json:"generic"`
+		Service      []sasVector `json:"service"`
 	} `json:"sas"`
+	Captured []struct {
+		ID      string            `json:"id"`
+		Method  string            `json:"method"`
+		Target  string            `json:"target"`
+		Headers map[string]string `json:"headers"`
+		Body    string            `json:"body"`
+	} `json:"http_captured"`
 	Webhook struct {
 		Requests []struct {
 			ID   string          `json:"id"`

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -15,9 +16,14 @@ import (
 	"github.com/contoso/gatewayd/provisioning/enrollment"
 )
 
-// connectionStringVariable is the environment variable that Azure's own samples
-// read a policy's connection string from.
-const connectionStringVariable = "DPS_CONNECTION_STRING"
+// The environment of a command on the service. The first is where Azure's own
+// samples look for a policy's connection string; the others say, beside it, how
+// to reach a local service, as "dpslocal exec" sets them.
+const (
+	connectionStringVariable = "DPS_CONNECTION_STRING"
+	addressVariable          = "DPS_ADDRESS"
+	caFileVariable           = "DPS_CA_FILE"
+)
 
 // serviceFlags say which service instance a command talks to.
 type serviceFlags struct {
@@ -30,14 +36,16 @@ type serviceFlags struct {
 func (f *serviceFlags) add(cmd *cobra.Command) {
 	set := cmd.Flags()
 	set.StringVar(&f.connectionStringFile, "connection-string-file", "", "`file` with the connection string of a shared access policy; without it "+connectionStringVariable+" counts")
-	set.StringVar(&f.address, "address", "", "`host:port` to connect to instead of the host of the connection string, for a local service")
-	set.StringVar(&f.caFile, "ca-file", "", "`file` with certificates to trust beside the system's")
+	set.StringVar(&f.address, "address", "", "`host:port` to connect to instead of the host of the connection string, for a local service; "+addressVariable+" counts beside "+connectionStringVariable)
+	set.StringVar(&f.caFile, "ca-file", "", "`file` with certificates to trust beside the system's; "+caFileVariable+" counts beside "+connectionStringVariable)
 }
 
 // client makes a client of the service; the caller closes it.
 func (f *serviceFlags) client(cmd *cobra.Command) (*enrollment.Client, error) {
 	text, source := os.Getenv(connectionStringVariable), connectionStringVariable
+	address, caFile := cmp.Or(f.address, os.Getenv(addressVariable)), cmp.Or(f.caFile, os.Getenv(caFileVariable))
 	if f.connectionStringFile != "" {
+		address, caFile = f.address, f.caFile // the others are about another service
 		content, err := readFile(f.connectionStringFile)
 		if err != nil {
 			return nil, err
@@ -51,18 +59,18 @@ func (f *serviceFlags) client(cmd *cobra.Command) (*enrollment.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", source, err)
 	}
-	roots, err := loadRoots(f.caFile)
+	roots, err := loadRoots(caFile)
 	if err != nil {
 		return nil, err
 	}
 	client, err := enrollment.New(enrollment.Config{
 		ConnectionString: policy,
-		Address:          f.address,
+		Address:          address,
 		RootCAs:          roots,
 		UserAgent:        "gatewayctl",
 	})
 	if err != nil {
-		return nil, usageError{command: cmd.CommandPath(), err: err} // nothing but --address can be wrong there
+		return nil, usageError{command: cmd.CommandPath(), err: err} // nothing but the address can be wrong there
 	}
 	return client, nil
 }

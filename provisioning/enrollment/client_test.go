@@ -187,7 +187,7 @@ func TestErrors(t *testing.T) {
 		{"another shape", reply{200, nil, "[]"}, ServiceError{}},
 		{"another group", reply{200, nil, `{"enrollmentGroupId":"h"}`}, ServiceError{}},
 		{"two documents", reply{200, nil, `{"enrollmentGroupId":"g"}{}`}, ServiceError{}},
-		{"too long", reply{200, nil, strings.Repeat(" ", 1<<20+1)}, ServiceError{}},
+		{"too long", reply{200, nil, `{"enrollmentGroupId":"g"}` + strings.Repeat(" ", 1<<20)}, ServiceError{}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, client := serve(t, test.reply)
@@ -216,10 +216,24 @@ func TestQueryEnds(t *testing.T) {
 	more := func(token string) map[string]string { return map[string]string{"X-Ms-Continuation": token} }
 	t.Run("the same page again", func(t *testing.T) {
 		_, client := serve(t, reply{200, more("a"), "[]"}, reply{200, more("a"), "[]"})
+		var last error
 		for _, err := range client.Groups().Query(t.Context(), 0) {
-			if !errors.Is(err, ErrNotService) {
+			last = err
+		}
+		if !errors.Is(last, ErrNotService) {
+			t.Errorf("got %v", last)
+		}
+	})
+	t.Run("null is no page", func(t *testing.T) {
+		_, client := serve(t, reply{200, nil, "null"})
+		seen := 0
+		for _, err := range client.Groups().Query(t.Context(), 0) {
+			if seen++; !errors.Is(err, ErrNotService) {
 				t.Errorf("got %v", err)
 			}
+		}
+		if seen != 1 {
+			t.Errorf("%d elements, want an error", seen)
 		}
 	})
 	t.Run("an entry without a name", func(t *testing.T) {
@@ -288,15 +302,42 @@ func TestNothingIsSent(t *testing.T) {
 // TestUpdateWritesNothing when there is no reason or no condition to write by.
 func TestUpdateWritesNothing(t *testing.T) {
 	broken := errors.New("broken")
-	_, client := serve(t, reply{200, nil, storedEnrollment}, reply{200, nil, `{"registrationId":"Dev-01"}`}, reply{200, nil, storedGroup}, reply{200, nil, `{}`})
-	if _, err := client.Individuals().Update(t.Context(), "Dev-01", func(*Individual) error { return broken }); !errors.Is(err, broken) {
-		t.Errorf("a change that fails: %v", err)
+	for _, test := range []struct {
+		name   string
+		script []reply // and not one request more
+		change error
+		want   error
+	}{
+		{"a change that fails", []reply{{200, nil, storedEnrollment}}, broken, broken},
+		{"no etag", []reply{{200, nil, `{"registrationId":"Dev-01"}`}}, nil, ErrNotService},
+		{"no keys", []reply{{200, nil, `{"registrationId":"Dev-01","etag":"e","attestation":{"type":"symmetricKey"}}`}, {200, nil, `{}`}}, nil, ErrNotService},
+		{"another device", []reply{{200, nil, `{"registrationId":"Dev-02","etag":"e"}`}}, nil, ErrNotService},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, client := serve(t, test.script...)
+			if _, err := client.Individuals().Update(t.Context(), "Dev-01", func(*Individual) error { return test.change }); !errors.Is(err, test.want) {
+				t.Errorf("got %v, want %v", err, test.want)
+			}
+		})
 	}
-	if _, err := client.Individuals().Update(t.Context(), "Dev-01", func(*Individual) error { return nil }); !errors.Is(err, ErrNotService) {
-		t.Errorf("no etag: %v", err)
+}
+
+// TestAnotherRegistration is not taken for the one that was asked for.
+func TestAnotherRegistration(t *testing.T) {
+	_, client := serve(t, reply{200, nil, `{"registrationId":"b","status":"assigned"}`})
+	if _, err := client.Registrations().Get(t.Context(), "a"); !errors.Is(err, ErrNotService) {
+		t.Errorf("got %v", err)
 	}
-	if _, err := client.Groups().Update(t.Context(), "g 1", func(*Group) error { return nil }); !errors.Is(err, ErrNotService) {
-		t.Errorf("no keys: %v", err)
+}
+
+// TestOtherHidesNothing checks that members kept from an answer never stand in
+// for those that this package knows.
+func TestOtherHidesNothing(t *testing.T) {
+	text, err := json.Marshal(Group{ID: "g", Entry: Entry{Other: map[string]json.RawMessage{
+		"ETAG": json.RawMessage(`"x"`), "enrollmentGroupId": json.RawMessage(`"h"`), "new": json.RawMessage(`1`),
+	}}})
+	if want := `{"enrollmentGroupId":"g","new":1}`; err != nil || string(text) != want {
+		t.Errorf("got %s, %v, want %s", text, err, want)
 	}
 }
 

@@ -140,6 +140,38 @@ func TestX509Admission(t *testing.T) {
 	})
 }
 
+// TestX509ByServiceAPI makes an enrollment as an operator does, registers with it,
+// and learns that a CA without a name cannot be referred to.
+func TestX509ByServiceAPI(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := operatorConfig()
+		root := issue(t, "root", nil, true)
+		cfg.CACertificates = []CACertificate{{"building", root.pem()}}
+		s := newCore(t, cfg, nil)
+		own := issue(t, "own-1", nil, false)
+		document := func(kind, id, x509 string) string {
+			return `{"` + kind + `":"` + id + `","allocationPolicy":"static","attestation":{"type":"x509","x509":` + x509 + `}}`
+		}
+		for _, tt := range []struct {
+			path, body string
+			status     int
+		}{
+			{"/enrollments/own-1", document("registrationId", "own-1", `{"clientCertificates":{"primary":{"certificate":`+string(encodeJSON(own.pem()))+`}}}`), 200},
+			{"/enrollmentGroups/of-ca", document("enrollmentGroupId", "of-ca", `{"caReferences":{"primary":"building"}}`), 200},
+			{"/enrollmentGroups/of-none", document("enrollmentGroupId", "of-none", `{"caReferences":{"primary":"nobody"}}`), 400},
+		} {
+			if w := operate(s, "PUT", tt.path, tt.body); w.Code != tt.status {
+				t.Errorf("%s: %d %s, want %d", tt.path, w.Code, w.Body, tt.status)
+			}
+		}
+		for id, chain := range map[string][]*x509.Certificate{"own-1": own.chain(), "a-1": issue(t, "a-1", root, false).chain()} {
+			if got := register(t, s, certRequest(id, chain)); got.Status != "assigned" || got.RegistrationState.X509 == nil {
+				t.Errorf("%s: got %+v", id, got)
+			}
+		}
+	})
+}
+
 // TestTPMRegister: such a device comes without credentials at first, and is told
 // what is wrong.
 func TestTPMRegister(t *testing.T) {
@@ -334,6 +366,9 @@ func FuzzCertificates(f *testing.F) {
 	f.Add("")
 	f.Add("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
 	f.Add("MIIBAAAA")
+	f.Add(fuzzCertificate)
+	f.Add(bare(fuzzCertificate))
+	f.Add(fuzzCertificate + fuzzCertificate)
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, certificate := range splitCertificates(text) {
 			again, err := parseCertificate(encodeCertificate(certificate))
@@ -343,3 +378,15 @@ func FuzzCertificates(f *testing.F) {
 		}
 	})
 }
+
+// fuzzCertificate is a small certificate to begin from.
+const fuzzCertificate = `-----BEGIN CERTIFICATE-----
+MIIBNDCB56ADAgECAhQNCvZe+J9rUFf+1iNA0C2D4j8VUjAFBgMrZXAwDzENMAsG
+A1UEAwwEc2VlZDAgFw0yNjExMjIwMTUxNDdaGA8yMTI2MTAyOTAxNTE0N1owDzEN
+MAsGA1UEAwwEc2VlZDAqMAUGAytlcAMhABKrcGqWFwxjPetXvFKdHjNyZ4+GBipW
+66on/vmjI4rVo1MwUTAdBgNVHQ4EFgQUCPs9AxleXvswpsd60YtiwwlEEkswHwYD
+VR0jBBgwFoAUCPs9AxleXvswpsd60YtiwwlEEkswDwYDVR0TAQH/BAUwAwEB/zAF
+BgMrZXADQQBf/xvGmchTdwp1QjnVB2q4nkFO39JVE30qjJdHWWgJMGPWKeckxfF6
++YtDXH1yDnvEVGu3DVZGRDHOocqQvGEM
+-----END CERTIFICATE-----
+`

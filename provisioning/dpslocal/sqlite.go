@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver "sqlite"
 )
 
 //go:embed migrations/*.sql
@@ -39,6 +38,9 @@ type sqlStore struct {
 	// forUpdate keeps others from a row that is read to be changed, skipLocked
 	// from waiting for it. SQLite has one writer at a time and needs neither.
 	forUpdate, skipLocked string
+
+	// group writes for many at once, or is nil: PostgreSQL does that by itself.
+	group *groupCommit
 
 	// instance owns the operations that are begun here; see SharedStore. It is nil
 	// in a store that nobody else uses.
@@ -85,7 +87,7 @@ func OpenMemoryStore() (Store, error) {
 // the name because they are of a connection, not of the file: every commit is
 // synced, and writers wait for each other instead of failing.
 func openSQLite(name string) (*sqlStore, error) {
-	db, err := sql.Open("sqlite", name+
+	db, err := openCaching(name +
 		"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)&_txlock=immediate")
 	if err != nil {
 		return nil, err
@@ -94,7 +96,7 @@ func openSQLite(name string) (*sqlStore, error) {
 	if err := migrate(db); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &sqlStore{db: db}, nil
+	return &sqlStore{db: db, group: &groupCommit{db: db}}, nil
 }
 
 // migrate applies the migrations that the file does not have yet.
@@ -122,8 +124,15 @@ func migrate(db *sql.DB) error {
 // Close implements Store.
 func (s *sqlStore) Close() error { return s.db.Close() }
 
-// transact runs f in one transaction.
+// transact runs f in one transaction. f must not use a context that can end while
+// it runs: SQLite would undo what others have written beside it.
 func (s *sqlStore) transact(ctx context.Context, f func(tx *sql.Tx) error) error {
+	if s.group != nil {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return s.group.run(f)
+	}
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -227,6 +236,7 @@ func (s *sqlStore) RegistrationsOf(ctx context.Context, groupID, after string, l
 // DeleteRegistration implements RegistrationStore.
 func (s *sqlStore) DeleteRegistration(ctx context.Context, id string, allow func(Registration) error) error {
 	return s.transact(ctx, func(tx *sql.Tx) error {
+		ctx := context.WithoutCancel(ctx)
 		r, err := selectRegistration(ctx, tx, id, s.forUpdate)
 		if err != nil {
 			return err
@@ -326,6 +336,7 @@ func (s *sqlStore) BeginOperation(ctx context.Context, op Operation, r Registrat
 	const runs = operationColumns + `WHERE registration_key = ? AND ended = ''`
 	key := strings.ToLower(op.RegistrationID)
 	err := s.transact(ctx, func(tx *sql.Tx) error {
+		ctx := context.WithoutCancel(ctx)
 		var running Operation
 		err := tx.QueryRowContext(ctx, runs, key).Scan(running.columns()...)
 		if err == nil {
@@ -368,6 +379,7 @@ func (s *sqlStore) SaveProgress(ctx context.Context, operationID string, calls i
 // FinishOperation implements RegistrationStore.
 func (s *sqlStore) FinishOperation(ctx context.Context, op Operation, r Registration, place *Placement) error {
 	return s.transact(ctx, func(tx *sql.Tx) error {
+		ctx := context.WithoutCancel(ctx)
 		// The registration goes first, as in BeginOperation, so that the two wait
 		// for each other and do not block each other.
 		if err := putRegistration(ctx, tx, r); err != nil {
@@ -446,6 +458,7 @@ func (s *sqlStore) Device(ctx context.Context, hub, id string) (Device, error) {
 // begins, so that what was read is still true when it is written.
 func (s *sqlStore) UpdateTwin(ctx context.Context, hub, id string, change func(*Twin) error) error {
 	return s.transact(ctx, func(tx *sql.Tx) error {
+		ctx := context.WithoutCancel(ctx)
 		device, err := selectDevice(ctx, tx, hub, id, s.forUpdate)
 		if err != nil {
 			return err

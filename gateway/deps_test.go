@@ -16,7 +16,7 @@ const module = "github.com/contoso/gatewayd/"
 var mayImport = map[string][]string{
 	"cmd/gatewayd":                  {"gateway"},
 	"cmd/gatewayctl":                {"gateway/config", "provisioning", "provisioning/enrollment", "allocation", "serialbus"},
-	"cmd/dpslocal":                  {"provisioning/dpslocal"},
+	"cmd/dpslocal":                  {"provisioning/dpslocal", "provisioning/dpslocal/pgstore"},
 	"cmd/demo":                      {"gateway", "provisioning/dpslocal", "serialbus/serialbustest"},
 	"gateway":                       {"gateway/config", "serialbus", "provisioning", "provisioning/hub", "allocation"},
 	"gateway/config":                {"serialbus", "provisioning", "allocation"},
@@ -31,7 +31,8 @@ var mayImport = map[string][]string{
 	"provisioning/dpslocal":                     {"provisioning/dpslocal/internal/mqttserve"},
 	"provisioning/dpslocal/dpslocaltest":        {"provisioning/dpslocal"},
 	"provisioning/dpslocal/internal/mqttserve":  {},
-	"allocation": {},
+	"provisioning/dpslocal/pgstore":             {"provisioning/dpslocal"},
+	"allocation":                                {},
 }
 
 // home says which packages may import a foreign library directly, and why.
@@ -48,7 +49,9 @@ var home = []struct {
 	{"github.com/coreos/go-systemd/v22/activation", []string{"gateway"}, "only the daemon talks to systemd"},
 	{"github.com/coreos/go-systemd/v22/journal", []string{"gateway"}, "only the daemon talks to systemd"},
 	{"modernc.org/sqlite", []string{"gateway", "provisioning/dpslocal"}, "each store is one file beside its user"},
-	{"github.com/pressly/goose/v3", []string{"gateway", "provisioning/dpslocal"}, "each store is one file beside its user"},
+	{"github.com/jackc/pgx/v5", []string{"provisioning/dpslocal/pgstore"}, "only a program that shares a store should link it"},
+	{"github.com/jackc/pgx/v5/stdlib", []string{"provisioning/dpslocal/pgstore"}, "only a program that shares a store should link it"},
+	{"github.com/pressly/goose/v3", []string{"gateway", "provisioning/dpslocal", "provisioning/dpslocal/pgstore"}, "each store is one file beside its user"},
 	{"github.com/coder/websocket", []string{"provisioning/dpslocal"}, "MQTT over WebSocket is served in one place"},
 	{"github.com/spf13/cobra", []string{"cmd/gatewayctl"}, "the daemon has three flags"},
 	{"testing", []string{}, "a shipped program holds no test code"},

@@ -64,7 +64,7 @@ func (s *settings) exec(command []string, stderr io.Writer) (status int, err err
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(s.dir)) }()
 	}
-	server, err := dpslocal.New(cfg, s.options(stderr, slog.LevelWarn))
+	server, err := s.open(context.Background(), cfg, s.options(stderr, slog.LevelWarn))
 	if err != nil {
 		return 0, err
 	}

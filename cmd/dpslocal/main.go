@@ -25,11 +25,12 @@ import (
 	"syscall"
 
 	"github.com/contoso/gatewayd/provisioning/dpslocal"
+	"github.com/contoso/gatewayd/provisioning/dpslocal/pgstore"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
-const usage = `usage: dpslocal --config FILE --dir DIR [--https ADDR] [--mqtt ADDR] [--admin ADDR] [--log-webhook]
+const usage = `usage: dpslocal --config FILE --dir DIR [--https ADDR] [--mqtt ADDR] [--store STORE] [--admin ADDR] [--log-webhook]
        dpslocal exec [the same] -- COMMAND...`
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -53,7 +54,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, usage)
 		return 2
 	}
-	if err := serve(set.config, set.options(stderr, slog.LevelInfo), stdout); err != nil {
+	if err := set.serve(stderr, stdout); err != nil {
 		return fail(err, stderr)
 	}
 	return 0
@@ -61,8 +62,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // settings are the flags that serving and exec share.
 type settings struct {
-	config, https, mqtt, dir, admin string
-	logWebhook                      bool
+	config, https, mqtt, dir, store, admin string
+	logWebhook                             bool
 }
 
 // settingsOf adds the shared flags to a set. need says of --config and --dir what
@@ -73,6 +74,7 @@ func settingsOf(flags *flag.FlagSet, https, mqtt, need string) *settings {
 	flags.StringVar(&s.https, "https", https, "HTTPS listen `address`; port 0 takes a free one")
 	flags.StringVar(&s.mqtt, "mqtt", mqtt, "MQTT listen `address`; port 0 takes a free one")
 	flags.StringVar(&s.dir, "dir", "", "`directory` of the store and the certificates "+need)
+	flags.StringVar(&s.store, "store", "", "`store` in place of the configuration's: a file in the directory, or postgres://… for several instances")
 	flags.StringVar(&s.admin, "admin", "", "loopback `address` at which faults can be scripted over plain HTTP")
 	flags.BoolVar(&s.logWebhook, "log-webhook", false, "print every exchange with a webhook to standard error")
 	return s
@@ -102,17 +104,30 @@ func fail(err error, stderr io.Writer) int {
 	return 1
 }
 
+// open makes the server that the settings describe, with its store.
+func (s *settings) open(ctx context.Context, cfg dpslocal.Config, opts dpslocal.Options) (_ *dpslocal.Server, err error) {
+	if s.store != "" {
+		cfg.SetStore(s.store)
+	}
+	if cfg.StoreURL != "" {
+		if opts.Store, err = pgstore.Open(ctx, cfg.StoreURL); err != nil {
+			return nil, err
+		}
+	}
+	return dpslocal.New(cfg, opts)
+}
+
 // serve runs the server until a signal ends it.
-func serve(config string, opts dpslocal.Options, stdout io.Writer) error {
+func (s *settings) serve(stderr, stdout io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 
-	cfg, err := dpslocal.LoadConfig(config)
+	cfg, err := dpslocal.LoadConfig(s.config)
 	if err != nil {
 		return err
 	}
-	server, err := dpslocal.New(cfg, opts)
+	server, err := s.open(ctx, cfg, s.options(stderr, slog.LevelInfo))
 	if err != nil {
 		return err
 	}

@@ -120,7 +120,10 @@ func (s *service) allocateByWebhook(ctx context.Context, record *Operation, r Re
 		}
 		delay := webhookDelay(record.WebhookCalls)
 		record.NextCall = time.Now().Add(delay)
-		if err := s.store.SaveProgress(ctx, record.ID, record.WebhookCalls, record.NextCall); err != nil {
+		err := s.insist(ctx, "storing the progress", func() error {
+			return s.store.SaveProgress(ctx, record.ID, record.WebhookCalls, record.NextCall)
+		})
+		if err != nil {
 			return verdict{}, fmt.Errorf("storing the progress: %w", err)
 		}
 		s.logger.Warn("webhook in trouble", "registration_id", record.RegistrationID, "operation_id", record.ID,

@@ -63,6 +63,12 @@ type certificates struct {
 // openCertificates loads the CA of dir or makes one, and sees to a server
 // certificate that is good for now.
 func openCertificates(dir string, cfg Config, logger *slog.Logger) (*certificates, error) {
+	c := newCertificates(dir, cfg, logger)
+	return c, c.open()
+}
+
+// newCertificates knows what names and addresses there must be certificates for.
+func newCertificates(dir string, cfg Config, logger *slog.Logger) *certificates {
 	c := &certificates{dir: dir, logger: logger, names: []string{"localhost", globalEndpoint, cfg.Name + serviceDomain}}
 	for _, hub := range cfg.Hubs {
 		c.names = append(c.names, hub.Name)
@@ -75,18 +81,23 @@ func openCertificates(dir string, cfg Config, logger *slog.Logger) (*certificate
 			c.names = append(c.names, name)
 		}
 	}
+	return c
+}
+
+// open loads what is in the directory and makes what is not.
+func (c *certificates) open() error {
 	if err := c.loadCA(); err != nil {
-		return nil, fmt.Errorf("loading the CA: %w", err)
+		return fmt.Errorf("loading the CA: %w", err)
 	}
 	if c.caCert == nil || !c.caServes(time.Now()) {
 		if err := c.makeCA(time.Now()); err != nil {
-			return nil, fmt.Errorf("making a CA: %w", err)
+			return fmt.Errorf("making a CA: %w", err)
 		}
 	}
 	if err := c.loadServer(time.Now()); err != nil {
-		return nil, fmt.Errorf("seeing to the server certificate: %w", err)
+		return fmt.Errorf("seeing to the server certificate: %w", err)
 	}
-	return c, nil
+	return nil
 }
 
 // path is where a file of the directory is.

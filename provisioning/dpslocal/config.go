@@ -41,6 +41,11 @@ type Config struct {
 	// StoreFile is the name of the SQLite file in Options.Dir. Default "dpslocal.db".
 	StoreFile string
 
+	// StoreURL names a PostgreSQL database to be used instead, such as
+	// "postgres://dpslocal@db.example/dpslocal". It may hold a password. This
+	// package opens none: give Options.Store.
+	StoreURL Secret
+
 	// Hubs are the linked hubs, in the order in which webhooks see them. At
 	// least one.
 	Hubs []Hub
@@ -195,6 +200,15 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 // defaultStoreFile is the store's name in Options.Dir.
 const defaultStoreFile = "dpslocal.db"
 
+// SetStore says where the store is, as the configuration file and the command
+// line write it: the name of a SQLite file, or the URL of a PostgreSQL database.
+func (c *Config) SetStore(store string) {
+	c.StoreFile, c.StoreURL = store, ""
+	if strings.HasPrefix(store, "postgres://") || strings.HasPrefix(store, "postgresql://") {
+		c.StoreFile, c.StoreURL = "", Secret(store)
+	}
+}
+
 // withDefaults fills in what the configuration leaves out.
 func (c Config) withDefaults() Config {
 	if c.Name == "" {
@@ -219,7 +233,7 @@ func (c Config) validate() error {
 		errs = append(errs, fmt.Errorf("retry_after %q: give whole seconds from 0s to 300s; clients read nothing else", c.RetryAfter))
 	}
 	if strings.ContainsAny(c.StoreFile, `/\:?`) {
-		errs = append(errs, fmt.Errorf("store %q: give the name of a SQLite file in the directory of --dir", c.StoreFile))
+		errs = append(errs, fmt.Errorf("store %q: give the name of a SQLite file in the directory of --dir, or a postgres:// URL", c.StoreFile))
 	}
 	if len(c.Hubs) == 0 {
 		errs = append(errs, errors.New("no [[hub]]: name at least one, devices need a place to go"))

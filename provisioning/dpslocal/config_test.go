@@ -160,7 +160,7 @@ func TestLoadConfigErrors(t *testing.T) {
 		{"no hub, no scope", "", []string{`id_scope ""`, "no [[hub]]"}},
 		{"retry_after", "retry_after = \"soon\"\n" + minimal, []string{`retry_after "soon": write whole seconds`}},
 		{"retry_after not whole", "retry_after = \"1500ms\"\n" + minimal, []string{`whole seconds from 0s to 300s`}},
-		{"store elsewhere", "store = \"postgres://SECRET@h/db\"\n" + minimal, []string{"give the name of a SQLite file"}},
+		{"store elsewhere", "store = \"mysql://SECRET@h/db\"\n" + minimal, []string{"give the name of a SQLite file in the directory of --dir, or a postgres:// URL"}},
 		{"hub twice", minimal + "[[hub]]\nname = \"H.example\"\n", []string{`hub "H.example": named twice`}},
 		{"hub name", minimal + "[[hub]]\nname = \"a b\"\n", []string{`hub "a b": not a host name`}},
 		{"tls name", "tls_names = [\"a b\"]\n" + minimal, []string{`"a b" is neither`}},

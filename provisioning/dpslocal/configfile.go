@@ -175,13 +175,13 @@ func parseConfig(path string, data []byte) (rawConfig, error) {
 // config turns what was written into a Config, with the defaults of a file.
 func (raw rawConfig) config(path string) (Config, error) {
 	cfg := Config{
-		IDScope:   raw.IDScope,
-		Name:      raw.Name,
-		Strict:    raw.Strict,
-		StoreFile: raw.Store,
-		TLSNames:  raw.TLSNames,
-		Throttle:  Throttle(raw.Throttle),
+		IDScope:  raw.IDScope,
+		Name:     raw.Name,
+		Strict:   raw.Strict,
+		TLSNames: raw.TLSNames,
+		Throttle: Throttle(raw.Throttle),
 	}
+	cfg.SetStore(raw.Store)
 	retryAfter := defaultRetryAfter
 	if raw.RetryAfter != nil {
 		retryAfter = *raw.RetryAfter

@@ -4,6 +4,7 @@ package dpslocal
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
@@ -213,6 +214,19 @@ func (s *enrollments) remove(e Enrollment) {
 	delete(s.entries, e.key())
 }
 
+// replace puts all stored entries in the place of those in memory. What is of
+// this process only stays.
+func (s *enrollments) replace(stored []Enrollment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	entries := make(map[string]Enrollment, len(stored))
+	for _, e := range stored {
+		e.webhookCAFile = s.entries[e.key()].webhookCAFile
+		entries[e.key()] = e
+	}
+	s.entries = entries
+}
+
 // find returns the entry of a kind and ID, spelt in any case.
 func (s *enrollments) find(kind EnrollmentKind, id string) (Enrollment, bool) {
 	s.mu.RLock()
@@ -312,7 +326,7 @@ func (s *service) setEnrollment(e Enrollment, linked []Hub) error {
 // writeEnrollment makes or replaces an entry if allow, which is shown the stored
 // one, has nothing against it, and returns what was stored. Its keys, if it has any,
 // are the given ones, else the stored ones, else new ones.
-func (s *service) writeEnrollment(e Enrollment, linked []Hub, allow func(existing Enrollment, found bool) error) (Enrollment, error) {
+func (s *service) writeEnrollment(e Enrollment, linked []Hub, allow func(existing Enrollment, found bool) error) (stored Enrollment, err error) {
 	if err := e.validate(linked); err != nil {
 		return Enrollment{}, &ConfigError{err}
 	}
@@ -321,8 +335,15 @@ func (s *service) writeEnrollment(e Enrollment, linked []Hub, allow func(existin
 			return Enrollment{}, &ConfigError{fmt.Errorf("%s: no CA certificate %q: add a [[ca_certificate]] of that name", e, name)}
 		}
 	}
-	s.enrollments.writing.Lock()
-	defer s.enrollments.writing.Unlock()
+	err = s.changeEnrollments(func() error {
+		stored, err = s.storeEnrollment(e, allow)
+		return err
+	})
+	return stored, err
+}
+
+// storeEnrollment does it for an entry that is valid, within changeEnrollments.
+func (s *service) storeEnrollment(e Enrollment, allow func(existing Enrollment, found bool) error) (Enrollment, error) {
 	now := time.Now()
 	existing, ok := s.enrollments.find(e.Kind, e.ID)
 	if err := allow(existing, ok); err != nil {
@@ -350,18 +371,36 @@ func (s *service) writeEnrollment(e Enrollment, linked []Hub, allow func(existin
 // deleteEnrollment removes an entry if allow, which is shown it, has nothing
 // against it. Registrations and devices that it made stay.
 func (s *service) deleteEnrollment(kind EnrollmentKind, id string, allow func(Enrollment) error) error {
+	return s.changeEnrollments(func() error {
+		existing, ok := s.enrollments.find(kind, id)
+		if !ok {
+			return fmt.Errorf("%s: %w", Enrollment{Kind: kind, ID: id}, ErrNotFound)
+		}
+		if err := allow(existing); err != nil {
+			return err
+		}
+		if err := s.store.DeleteEnrollment(s.ctx, kind, id); err != nil {
+			return fmt.Errorf("deleting %s: %w", existing, err)
+		}
+		s.enrollments.remove(existing)
+		return nil
+	})
+}
+
+// changeEnrollments runs a change that looks at the stored entry first. No other
+// runs meanwhile, of this instance or another one of a shared store.
+func (s *service) changeEnrollments(change func() error) error {
 	s.enrollments.writing.Lock()
 	defer s.enrollments.writing.Unlock()
-	existing, ok := s.enrollments.find(kind, id)
-	if !ok {
-		return fmt.Errorf("%s: %w", Enrollment{Kind: kind, ID: id}, ErrNotFound)
+	if s.shared == nil {
+		return change()
 	}
-	if err := allow(existing); err != nil {
-		return err
-	}
-	if err := s.store.DeleteEnrollment(s.ctx, kind, id); err != nil {
-		return fmt.Errorf("deleting %s: %w", existing, err)
-	}
-	s.enrollments.remove(existing)
-	return nil
+	ctx, cancel := context.WithTimeout(s.ctx, storeTimeout)
+	defer cancel()
+	return s.shared.Exclusive(ctx, "enrollments", func() error {
+		if err := s.reload(ctx); err != nil {
+			return err
+		}
+		return change()
+	})
 }

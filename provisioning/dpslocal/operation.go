@@ -47,8 +47,12 @@ func (s *service) begin(ctx context.Context, registrationID string, admitted adm
 	}
 	// A device that hangs up must not leave an operation stored that nobody runs.
 	stored, err := s.store.BeginOperation(context.WithoutCancel(ctx), record, r)
-	if err != nil || stored.ID != record.ID {
-		return stored, false, err
+	if err != nil {
+		s.lease.lose() // a shared store may have it all the same, with nobody who runs it
+		return Operation{}, false, err
+	}
+	if stored.ID != record.ID {
+		return stored, false, nil
 	}
 	s.logger.Info("registration begun", "registration_id", registrationID, "operation_id", record.ID)
 	s.start(record)
@@ -61,10 +65,11 @@ func (s *service) start(record Operation) {
 	s.mu.Lock()
 	s.running[record.ID] = op
 	s.mu.Unlock()
+	ctx := s.operationContext()
 	s.group.Go(func() {
-		err := s.run(op)
+		err := s.run(ctx, op)
 		switch {
-		case err == nil || s.ctx.Err() != nil:
+		case err == nil || ctx.Err() != nil:
 		case errors.Is(err, ErrNotOurs) || errors.Is(err, ErrNotFound):
 			s.logger.Info("registration given up", "registration_id", record.RegistrationID, "operation_id", record.ID, "err", err)
 		default:
@@ -78,8 +83,12 @@ func (s *service) start(record Operation) {
 	})
 }
 
-// resume starts what an earlier run of the program left unfinished.
+// resume starts what an earlier run of the program left unfinished, or what
+// other instances have left.
 func (s *service) resume() error {
+	if s.shared != nil {
+		return s.seeToLease(s.ctx)
+	}
 	records, err := s.store.UnfinishedOperations(s.ctx)
 	if err != nil {
 		return fmt.Errorf("reading unfinished operations: %w", err)
@@ -93,13 +102,17 @@ func (s *service) resume() error {
 
 // run works out the outcome of an operation and stores it. An error leaves the
 // operation unfinished in the store.
-func (s *service) run(op *operation) error {
+func (s *service) run(ctx context.Context, op *operation) error {
 	record := op.record
-	r, err := s.store.Registration(s.ctx, record.RegistrationID)
+	var r Registration
+	err := s.insist(ctx, "reading a registration", func() (err error) {
+		r, err = s.store.Registration(ctx, record.RegistrationID)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("reading the registration: %w", err)
 	}
-	verdict, err := s.decide(s.ctx, &record, r)
+	verdict, err := s.decide(ctx, &record, r)
 	if err != nil {
 		return err
 	}
@@ -107,7 +120,10 @@ func (s *service) run(op *operation) error {
 	place := s.settle(&r, verdict, now)
 	record.Ended, record.Status, record.State = now, r.Status, r.State
 	// The outcome is known, so it is written even if the server is just stopping.
-	if err := s.store.FinishOperation(context.WithoutCancel(s.ctx), record, r, place); err != nil {
+	err = s.insist(ctx, "storing an outcome", func() error {
+		return s.store.FinishOperation(context.WithoutCancel(ctx), record, r, place)
+	})
+	if err != nil {
 		return fmt.Errorf("storing the outcome: %w", err)
 	}
 	if place != nil && place.From != "" {

@@ -21,6 +21,10 @@ import (
 	"github.com/contoso/gatewayd/provisioning/dpslocal/internal/mqttserve"
 )
 
+// openTimeout is how long a server that starts waits for another instance that
+// starts.
+const openTimeout = 30 * time.Second
+
 // drainTime is how long Run waits for HTTPS calls that are being answered.
 const drainTime = 5 * time.Second
 
@@ -40,7 +44,8 @@ type Options struct {
 	HTTPSListener, MQTTListener net.Listener
 
 	// Store takes the place of the SQLite file in Dir. The server closes it, also
-	// when New fails.
+	// when New fails. With a SharedStore, servers that were given the same
+	// configuration are one service.
 	Store Store
 
 	// WebhookTransport carries all webhook calls; by default each enrollment has
@@ -102,17 +107,17 @@ func New(cfg Config, opts Options) (_ *Server, err error) {
 			_ = s.Close()
 		}
 	}()
-	if s.certs, err = openCertificates(opts.Dir, cfg, logger); err != nil {
-		return nil, err
-	}
 	if s.store == nil {
+		if cfg.StoreURL != "" {
+			return nil, errors.New("the store is a database server: open it with package pgstore and set Options.Store")
+		}
 		if s.store, err = OpenStore(filepath.Join(opts.Dir, cfg.StoreFile)); err != nil {
 			return nil, err
 		}
 	}
 	s.service = newService(cfg, opts, s.store, logger)
 	s.service.ctx, s.stop = context.WithCancel(context.Background())
-	if err := s.service.open(cfg); err != nil {
+	if err := s.open(cfg, opts.Dir); err != nil {
 		return nil, err
 	}
 	if s.https, err = listen(s.https, opts.HTTPS); err != nil {
@@ -130,6 +135,26 @@ func New(cfg Config, opts Options) (_ *Server, err error) {
 		}
 	}
 	return s, nil
+}
+
+// open sees to certificates and enrollments. Instances of one service do it one
+// after the other, so that all get what the first has made.
+func (s *Server) open(cfg Config, dir string) (err error) {
+	shared := s.service.shared
+	if shared == nil {
+		if s.certs, err = openCertificates(dir, cfg, s.logger); err != nil {
+			return err
+		}
+		return s.service.open(cfg)
+	}
+	ctx, cancel := context.WithTimeout(s.service.ctx, openTimeout)
+	defer cancel()
+	return shared.Exclusive(ctx, "start", func() error {
+		if s.certs, err = openSharedCertificates(ctx, shared, dir, cfg, s.logger); err != nil {
+			return err
+		}
+		return s.service.open(cfg)
+	})
 }
 
 // newService makes the parts behind the transports and ties them together.
@@ -156,6 +181,7 @@ func newService(cfg Config, opts Options, store Store, logger *slog.Logger) *ser
 	for _, rule := range cfg.Faults {
 		_, _ = s.script.add(rule) // checked with the configuration
 	}
+	s.shared, _ = store.(SharedStore)
 	for _, hub := range cfg.Hubs {
 		s.hubNames = append(s.hubNames, hub.Name)
 	}
@@ -210,6 +236,9 @@ func (s *Server) Run(ctx context.Context) error {
 		serve(func() error { return s.serveAdmin(ctx) })
 	}
 	group.Go(func() { s.certs.keepFresh(ctx) })
+	if s.service.shared != nil {
+		group.Go(func() { s.service.keepLease(ctx) })
+	}
 	s.logger.Info("serving", "https", s.HTTPSAddr(), "mqtt", s.MQTTAddr())
 
 	group.Wait()

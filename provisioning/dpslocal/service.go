@@ -24,6 +24,8 @@ type service struct {
 	cas        map[string]*x509.Certificate // by the name that groups refer to
 
 	store       Store
+	shared      SharedStore // the store again, if it is one of several instances
+	lease       lease
 	enrollments enrollments
 	webhook     *webhook
 	hubs        *hubs
@@ -284,6 +286,9 @@ func (s *service) hold(ctx context.Context, c call) {
 	s.mu.Lock()
 	running := s.running[c.operationID]
 	s.mu.Unlock()
+	if running == nil && s.shared != nil {
+		s.holdElsewhere(ctx, c)
+	}
 	if running == nil || !strings.EqualFold(running.record.RegistrationID, c.registrationID) {
 		return
 	}

@@ -128,13 +128,18 @@ func confirm(cmd *cobra.Command, yes bool, question string) error {
 		return wrongUsage(cmd, "nobody is there to confirm it, and --yes is not given; nothing was deleted")
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "%s [y/N] ", question)
-	line, err := bufio.NewReader(io.LimitReader(file, 256)).ReadString('\n')
-	if err != nil && err != io.EOF {
-		return fmt.Errorf("reading the answer: %w", err)
-	}
-	switch strings.ToLower(strings.TrimSpace(line)) {
-	case "y", "yes":
-		return nil
+	answer := make(chan string, 1)
+	go func() { // ends with the process if an interrupt comes first
+		line, _ := bufio.NewReader(io.LimitReader(file, 256)).ReadString('\n')
+		answer <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case line := <-answer:
+		if line == "y" || line == "yes" {
+			return nil
+		}
+	case <-cmd.Context().Done():
+		fmt.Fprintln(cmd.ErrOrStderr())
 	}
 	fmt.Fprintln(cmd.ErrOrStderr(), "Nothing was deleted.")
 	return errReported

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/contoso/gatewayd/provisioning/enrollment"
 )
@@ -55,7 +56,7 @@ func cell(text string) string {
 	switch {
 	case text == "":
 		return "-"
-	case strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }):
+	case !utf8.ValidString(text), strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }):
 		return strconv.Quote(text)
 	default:
 		return text

@@ -4,9 +4,11 @@ package enrollment
 
 import (
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"testing"
 
@@ -134,4 +136,38 @@ func TestPagesAndBulk(t *testing.T) {
 	for i, err := range individuals.Query(ctx, 0) {
 		t.Errorf("still there: %+v, %v", i, err)
 	}
+}
+
+// TestUpdateKeepsCertificates although an entry is read without them.
+func TestUpdateKeepsCertificates(t *testing.T) {
+	client, ctx := local(t), t.Context()
+	certificate := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: httptestCertificate(t)}))
+	_, err := client.Individuals().Put(ctx, Individual{RegistrationID: "x", Entry: Entry{Attestation: Attestation{
+		Type: AttestationX509,
+		X509: &X509{ClientCertificates: &Certificates{Primary: &Certificate{Certificate: certificate}}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := client.Individuals().Attestation(ctx, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Individuals().Update(ctx, "x", func(i *Individual) error { i.ProvisioningStatus = Disabled; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	after, err := client.Individuals().Attestation(ctx, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before.X509, after.X509); diff != "" || before.X509 == nil {
+		t.Errorf("an update of something else changed the certificate (-before +after):\n%s", diff)
+	}
+}
+
+// httptestCertificate borrows a certificate that is always there.
+func httptestCertificate(t *testing.T) []byte {
+	server := httptest.NewTLSServer(nil)
+	t.Cleanup(server.Close)
+	return server.Certificate().Raw
 }

@@ -80,49 +80,55 @@ func BenchmarkRegistrations(b *testing.B) {
 type benchServer struct {
 	https, mqtt, scope string
 	roots              *x509.CertPool
-	pid                int
+	cmd                *exec.Cmd
+	log                bytes.Buffer
 }
 
-// startBenchServer runs this test binary as dpslocal.
+// startBenchServer runs a server for a benchmark.
 func startBenchServer(b *testing.B) *benchServer {
 	b.Helper()
-	dir := b.TempDir()
+	s := startProcess(b, b.TempDir())
+	b.Cleanup(func() {
+		_ = s.cmd.Process.Signal(syscall.SIGTERM)
+		if err := s.cmd.Wait(); err != nil {
+			b.Errorf("dpslocal: %v\n%s", err, s.log.String())
+		}
+	})
+	return s
+}
+
+// startProcess runs this test binary as dpslocal in a directory.
+func startProcess(t testing.TB, dir string) *benchServer {
+	t.Helper()
 	config := filepath.Join(dir, "dpslocal.toml")
 	text := "id_scope = \"0ne00ABCDEF\"\nretry_after = \"0s\"\n[[hub]]\nname = \"h.example\"\n" +
 		"[[enrollment_group]]\nid = \"g\"\nprimary_key = \"" + groupKey + "\"\n"
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	self, err := os.Executable()
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	cmd := exec.Command(self)
-	cmd.Args = []string{"dpslocal", "--config", config, "--dir", filepath.Join(dir, "d"), "--https", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"}
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	stdout, err := cmd.StdoutPipe()
+	s := &benchServer{cmd: exec.Command(self), roots: x509.NewCertPool()}
+	s.cmd.Args = []string{"dpslocal", "--config", config, "--dir", filepath.Join(dir, "d"), "--https", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"}
+	s.cmd.Stderr = &s.log
+	stdout, err := s.cmd.StdoutPipe()
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	b.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		if err := cmd.Wait(); err != nil {
-			b.Errorf("dpslocal: %v\n%s", err, log.String())
-		}
-	})
 	var line struct{ HTTPS, MQTT, CA, IDScope string }
 	if err := json.NewDecoder(stdout).Decode(&line); err != nil {
-		b.Fatalf("dpslocal: %v", err)
+		t.Fatalf("dpslocal: %v", err)
 	}
 	pem, err := os.ReadFile(line.CA)
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	s := &benchServer{https: line.HTTPS, mqtt: line.MQTT, scope: line.IDScope, roots: x509.NewCertPool(), pid: cmd.Process.Pid}
+	s.https, s.mqtt, s.scope = line.HTTPS, line.MQTT, line.IDScope
 	s.roots.AppendCertsFromPEM(pem)
 	return s
 }
@@ -130,7 +136,7 @@ func startBenchServer(b *testing.B) *benchServer {
 // cpu is the processor time that the server has used, to a hundredth of a second.
 func (s *benchServer) cpu(b *testing.B) time.Duration {
 	b.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.pid))
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
 	if err != nil {
 		b.Skipf("the processor time of another process is read the way Linux tells it: %v", err)
 	}

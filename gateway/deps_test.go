@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 	"provisioning/dpslocal/dpslocaltest":        {"provisioning/dpslocal"},
 	"provisioning/dpslocal/internal/mqttserve":  {},
 	"provisioning/dpslocal/pgstore":             {"provisioning/dpslocal"},
+	"provisioning/dpslocal/storetest":           {"provisioning/dpslocal"},
 	"allocation":                                {},
 }
 

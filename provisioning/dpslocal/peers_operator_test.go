@@ -73,7 +73,7 @@ func TestNodeOperatesHub(t *testing.T) {
 	s := start(t, operatorConfig(), Options{WebhookTransport: always(200, goodAnswer)})
 	register(t, s, request(RegisterCall, toaster))
 	node := nodePeers(t, s)
-	device := node("hub.js", viaLocalhost(t, s.MQTTAddr()), toasters, toaster, derive(testPrimary, toaster))
+	device := node("hub.js", "mqtt", viaLocalhost(t, s.MQTTAddr()), toasters, toaster, derive(testPrimary, toaster))
 	var stderr bytes.Buffer
 	device.Stderr = &stderr
 	stdout, err := device.StdoutPipe()

@@ -3,6 +3,8 @@
 package dpslocal
 
 import (
+	"net"
+	"os/exec"
 	"strings"
 	"testing"
 )
@@ -79,4 +81,59 @@ func TestNodeOpensHubOverWebSocket(t *testing.T) {
 	s := start(t, testConfig(), Options{WebhookTransport: always(200, goodAnswer)})
 	register(t, s, request(RegisterCall, toaster))
 	useHub(t, s, toaster, nodePeers(t, s)("hub.js", "mqtt-ws", viaLocalhost(t, s.HTTPSAddr()), toasters, toaster, derive(testPrimary, toaster)))
+}
+
+// TestCertificatesOfOthers registers with curl as Microsoft's page on HTTPS without
+// an SDK does it with certificates, and opens the hub with mosquitto.
+func TestCertificatesOfOthers(t *testing.T) {
+	peer(t, "curl", "mosquitto_pub")
+	own := issue(t, "own-1", nil, false)
+	cfg := testConfig()
+	cfg.RetryAfter = 0
+	cfg.Enrollments = []IndividualEnrollment{{
+		RegistrationID: "own-1", X509: X509Attestation{ClientCertificates: Slots{Primary: own.pem()}},
+		AllocationPolicy: Static, Hubs: []string{toasters},
+	}}
+	s := start(t, cfg, Options{})
+	right, wrong := own, issue(t, "own-1", nil, false)
+	base := "https://" + viaLocalhost(t, s.HTTPSAddr()) + "/" + testScope + "/registrations/own-1"
+	curl := func(with *identity, args ...string) (string, error) {
+		cert, key := with.write(t)
+		common := []string{
+			"--silent", "--show-error", "--fail-with-body", "--noproxy", "*", "--cacert", s.CAFile(), "--cert", cert, "--key", key,
+			"-H", "Content-Type: application/json", "-H", "Content-Encoding: utf-8",
+		}
+		output, err := exec.CommandContext(t.Context(), "curl", append(common, args...)...).CombinedOutput()
+		return string(output), err
+	}
+	register := []string{"-X", "PUT", "-d", `{"registrationId":"own-1"}`, base + "/register?api-version=2021-06-01"}
+	if output, err := curl(wrong, register...); err == nil || !strings.Contains(output, "401002") {
+		t.Errorf("wrong certificate: got %v, %s; want 401", err, output)
+	}
+	output, err := curl(right, register...)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	output, err = curl(right, base+"/operations/"+decodeStatus(t, []byte(output)).OperationID+"?api-version=2021-06-01")
+	if err != nil || decodeStatus(t, []byte(output)).RegistrationState.AssignedHub != toasters {
+		t.Fatalf("got %v, %s; want it assigned", err, output)
+	}
+
+	_, port, err := net.SplitHostPort(s.MQTTAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		with *identity
+		want bool
+	}{{"right", right, true}, {"wrong", wrong, false}} {
+		cert, key := tt.with.write(t)
+		output, err := exec.CommandContext(t.Context(), "mosquitto_pub", "-h", "localhost", "-p", port, "--cafile", s.CAFile(),
+			"--cert", cert, "--key", key, "-V", "mqttv311", "-i", "own-1", "-u", toasters+"/own-1/?api-version=2021-04-12",
+			"-q", "1", "-t", "devices/own-1/messages/events/", "-m", "telemetry").CombinedOutput()
+		if (err == nil) != tt.want {
+			t.Errorf("mosquitto, %s certificate: got %v, %s", tt.name, err, output)
+		}
+	}
 }

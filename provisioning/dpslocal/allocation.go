@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -32,7 +33,7 @@ func (s *service) decide(ctx context.Context, record *Operation, r Registration)
 	case GeoLatency:
 		v.hub = nearest(s.hubNames, candidates)
 	default:
-		v.hub = rendezvous(candidates, strings.ToLower(r.ID))
+		v.hub = rendezvous(candidates, s.weights, strings.ToLower(r.ID))
 	}
 	return v, nil
 }
@@ -74,16 +75,19 @@ func containsFold(names []string, name string) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, name) })
 }
 
-// rendezvous picks the hub whose hash together with the ID is highest: an even
-// spread, of which a hub that comes or goes moves only its own share. The
-// service's own hash is not known (dps-protocol 10.3).
-func rendezvous(hubs []string, id string) string {
+// rendezvous picks the hub whose hash together with the ID, raised by its
+// weight, is highest: each hub gets its share, and one that comes or goes moves
+// only that. The service's own hash is not known (dps-protocol 10.3).
+func rendezvous(hubs []string, weights map[string]int, id string) string {
 	var best string
-	var highest uint64
+	var highest float64
 	for _, hub := range hubs {
-		sum := sha256.Sum256([]byte(strings.ToLower(hub) + "\n" + id))
-		if weight := binary.BigEndian.Uint64(sum[:8]); best == "" || weight > highest {
-			best, highest = hub, weight
+		name := strings.ToLower(hub)
+		sum := sha256.Sum256([]byte(name + "\n" + id))
+		// A uniform number between 0 and 1, neither included.
+		uniform := (float64(binary.BigEndian.Uint64(sum[:8])>>11) + 0.5) / (1 << 53)
+		if score := -float64(max(weights[name], 1)) / math.Log(uniform); best == "" || score > highest {
+			best, highest = hub, score
 		}
 	}
 	return best

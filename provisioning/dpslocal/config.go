@@ -78,17 +78,24 @@ type Hub struct {
 	// Name is the hub's whole host name, such as "contoso-toasters-hub-1098.azure-devices.net".
 	Name string
 
+	// Weight is the hub's share of the devices that are allocated by Hashed, 1 to
+	// 1000. Default 1.
+	Weight int
+
 	// PolicyKeys are the shared access policies of the hub's service API, which
 	// answers 401 to everybody when there are none.
 	PolicyKeys []PolicyKey
 }
+
+// maxWeight is the largest allocation weight of a hub (dps-protocol 10.3).
+const maxWeight = 1000
 
 // AllocationPolicy says who picks the hub of a device (dps-protocol 10.3).
 type AllocationPolicy string
 
 // The allocation policies that this service knows.
 const (
-	Hashed AllocationPolicy = "hashed" // spread over the hubs by a hash of the registration ID; the default
+	Hashed AllocationPolicy = "hashed" // spread over the hubs by their weights and a hash of the registration ID; the default
 	Static AllocationPolicy = "static" // the first hub of the enrollment
 	Custom AllocationPolicy = "custom" // the webhook decides
 
@@ -252,6 +259,9 @@ func (c Config) validate() error {
 	for i, hub := range c.Hubs {
 		if !validDNSName(hub.Name) {
 			errs = append(errs, fmt.Errorf("hub %q: not a host name", hub.Name))
+		}
+		if hub.Weight < 0 || hub.Weight > maxWeight {
+			errs = append(errs, fmt.Errorf("hub %q: weight %d: give 1 to %d", hub.Name, hub.Weight, maxWeight))
 		}
 		if slices.ContainsFunc(c.Hubs[:i], func(h Hub) bool { return strings.EqualFold(h.Name, hub.Name) }) {
 			errs = append(errs, fmt.Errorf("hub %q: named twice", hub.Name))

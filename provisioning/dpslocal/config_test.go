@@ -46,6 +46,7 @@ away = "30s"
 
 [[hub]]
 name = "contoso-toasters-hub-1098.azure-devices.net"
+weight = 3
 [[hub.policy_key]]
 name = "iothubowner"
 key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="
@@ -105,7 +106,7 @@ func TestLoadConfig(t *testing.T) {
 			{Fault: Fault{Drop: true, Close: true, ClockSkew: -24 * time.Hour, Away: 30 * time.Second}},
 		},
 		Hubs: []Hub{
-			{Name: toasters, PolicyKeys: []PolicyKey{{Name: testHubPolicy, Key: testPolicyKey}}},
+			{Name: toasters, Weight: 3, PolicyKeys: []PolicyKey{{Name: testHubPolicy, Key: testPolicyKey}}},
 			{Name: heatPumps},
 		},
 		PolicyKeys: []PolicyKey{
@@ -169,6 +170,7 @@ func TestLoadConfigErrors(t *testing.T) {
 		{"no webhook", group + "allocation_policy = \"custom\"\n", []string{"needs a webhook_url"}},
 		{"plain http", group + "allocation_policy = \"custom\"\nwebhook_url = \"http://192.0.2.1/api/x?code=SECRET\"\n", []string{"http://192.0.2.1: use https"}},
 		{"policy", group + "allocation_policy = \"geolatency\"\n", []string{`allocation_policy "geolatency": use hashed, geoLatency, static or custom`}},
+		{"hub weight", minimal + "weight = 1001\n", []string{`hub "h.example": weight 1001: give 1 to 1000`}},
 		{"throttle", "throttle.polls_per_10s = -1\n" + minimal, []string{"throttle: polls_per_10s -1"}},
 		{"fault of no call", minimal + "[[fault]]\ncall = \"x\"\ndrop = true\n", []string{`fault 1: call "x": use register, poll or lookup`}},
 		{"fault without effect", minimal + "[[fault]]\ncount = 1\n", []string{"fault 1: it does nothing"}},

@@ -47,6 +47,7 @@ type rawThrottle struct {
 // rawHub is a [[hub]].
 type rawHub struct {
 	Name      string         `toml:"name"`
+	Weight    int            `toml:"weight"`
 	PolicyKey []rawPolicyKey `toml:"policy_key"`
 }
 
@@ -198,7 +199,7 @@ func (raw rawConfig) config(path string) (Config, error) {
 		cfg.Faults = append(cfg.Faults, rule)
 	}
 	for _, hub := range raw.Hub {
-		cfg.Hubs = append(cfg.Hubs, Hub{Name: hub.Name, PolicyKeys: policyKeys(hub.PolicyKey)})
+		cfg.Hubs = append(cfg.Hubs, Hub{Name: hub.Name, Weight: hub.Weight, PolicyKeys: policyKeys(hub.PolicyKey)})
 	}
 	for _, ca := range raw.CACertificate {
 		certificate, err := readCertificate(path, ca.File)

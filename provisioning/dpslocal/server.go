@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -168,6 +169,7 @@ func newService(cfg Config, opts Options, store Store, logger *slog.Logger) *ser
 		webhook:    &webhook{transport: opts.WebhookTransport},
 		fault:      opts.Fault,
 		gate:       newGate(),
+		weights:    make(map[string]int),
 		throttle:   newThrottle(cfg.Throttle),
 		logger:     logger,
 		running:    make(map[string]*operation),
@@ -184,6 +186,7 @@ func newService(cfg Config, opts Options, store Store, logger *slog.Logger) *ser
 	s.shared, _ = store.(SharedStore)
 	for _, hub := range cfg.Hubs {
 		s.hubNames = append(s.hubNames, hub.Name)
+		s.weights[strings.ToLower(hub.Name)] = max(hub.Weight, 1)
 	}
 	s.hubs = &hubs{names: s.hubNames, store: store, logger: logger, devices: new(table[*hubSession])}
 	return s

@@ -20,6 +20,7 @@ type service struct {
 	idScope    string
 	retryAfter time.Duration
 	strict     bool
+	weights    map[string]int               // lower-cased name of a hub → its share
 	hubNames   []string                     // the linked hubs, in order
 	cas        map[string]*x509.Certificate // by the name that groups refer to
 

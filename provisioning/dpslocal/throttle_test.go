@@ -83,6 +83,29 @@ func TestThrottleForgets(t *testing.T) {
 	})
 }
 
+// TestHashedByWeight: each hub gets its share, and another weight of one hub moves
+// devices to it or from it only.
+func TestHashedByWeight(t *testing.T) {
+	hubs := []string{"A.example", "b.example", "c.example"}
+	before := map[string]int{"a.example": 1, "b.example": 2, "c.example": 1}
+	after := map[string]int{"a.example": 1, "b.example": 2, "c.example": 7}
+	const devices = 4000
+	count, countAfter := map[string]int{}, map[string]int{}
+	for i := range devices {
+		id := fmt.Sprintf("dev-%d", i)
+		was, is := rendezvous(hubs, before, id), rendezvous(hubs, after, id)
+		count[was]++
+		countAfter[is]++
+		if was != is && is != "c.example" {
+			t.Errorf("%s moved from %s to %s, want only moves to c.example", id, was, is)
+		}
+	}
+	near := func(got, want int) bool { return got > want*9/10 && got < want*11/10 }
+	if !near(count["A.example"], devices/4) || !near(count["b.example"], devices/2) || !near(countAfter["c.example"], devices*7/10) {
+		t.Errorf("got %v, then %v; want shares of 1:2:1, then 1:2:7", count, countAfter)
+	}
+}
+
 // TestGeoLatency: the nearest is the linked hub named first, whatever the order
 // of the enrollment's own list.
 func TestGeoLatency(t *testing.T) {

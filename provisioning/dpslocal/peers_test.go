@@ -5,6 +5,7 @@ package dpslocal
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"net"
 	"os"
@@ -30,6 +31,10 @@ func peer(t *testing.T, programs ...string) {
 	}
 }
 
+// peerTime is after which a script is killed, so that one that waits in vain
+// fails its test and not the whole run.
+const peerTime = 2 * time.Minute
+
 // nodePeers installs Microsoft's packages once and returns how to run a script
 // that uses them, trusting the server.
 func nodePeers(t *testing.T, s *Server) func(script string, args ...string) *exec.Cmd {
@@ -44,7 +49,9 @@ func nodePeers(t *testing.T, s *Server) func(script string, args ...string) *exe
 		t.Fatalf("installing the packages: %v\n%s", err, output)
 	}
 	return func(script string, args ...string) *exec.Cmd {
-		cmd := exec.CommandContext(t.Context(), "node", append([]string{filepath.Join("testdata/peers", script)}, args...)...)
+		ctx, cancel := context.WithTimeout(t.Context(), peerTime)
+		t.Cleanup(cancel)
+		cmd := exec.CommandContext(ctx, "node", append([]string{filepath.Join("testdata/peers", script)}, args...)...)
 		cmd.Env = append(os.Environ(), "NODE_PATH="+filepath.Join(dir, "node_modules"), "NODE_EXTRA_CA_CERTS="+s.CAFile(), "NODE_NO_WARNINGS=1")
 		return cmd
 	}

@@ -30,10 +30,7 @@ async function main() {
   await client.open();
   const twin = await client.getTwin();
   say({ desired: twin.properties.desired });
-  await new Promise((resolve, reject) => {
-    twin.properties.reported.update({ state: 'ready', nested: { a: 1 } }, (err) => (err ? reject(err) : resolve()));
-  });
-  await client.sendEvent(new Message('{"telemetry":1}'));
+  // Subscribing is done in the background; the answer to the report comes after it.
   const start = twin.properties.desired.$version;
   const changed = new Promise((resolve) => {
     twin.on('properties.desired', (delta) => {
@@ -42,6 +39,10 @@ async function main() {
       }
     });
   });
+  await new Promise((resolve, reject) => {
+    twin.properties.reported.update({ state: 'ready', nested: { a: 1 } }, (err) => (err ? reject(err) : resolve()));
+  });
+  await client.sendEvent(new Message('{"telemetry":1}'));
   say({ reported: true });
   say({ delta: await changed });
   await client.close();

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -22,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 )
 
@@ -34,6 +36,7 @@ const groupKey = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS
 //
 //	https      each device has a connection open
 //	mqtt       each registration has a connection of its own, with its handshake
+//	mqtt-ws    the same over a WebSocket
 //	handshake  a bare TLS handshake each, which is what bounds the one before
 func BenchmarkRegistrations(b *testing.B) {
 	for _, transport := range []struct {
@@ -42,6 +45,7 @@ func BenchmarkRegistrations(b *testing.B) {
 	}{
 		{"https", (*benchServer).httpsDevice},
 		{"mqtt", (*benchServer).mqttDevice},
+		{"mqtt-ws", (*benchServer).webSocketDevice},
 		{"handshake", (*benchServer).handshakeDevice},
 	} {
 		for _, devices := range []int{1, 50, 200} {
@@ -194,6 +198,21 @@ func (s *benchServer) mqttDevice() func(id string) error {
 		}
 		defer conn.Close()
 		return s.registerOver(conn, id)
+	}
+}
+
+// webSocketDevice connects for each registration, over a WebSocket.
+func (s *benchServer) webSocketDevice() func(id string) error {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.roots}}
+	options := &websocket.DialOptions{HTTPClient: &http.Client{Transport: transport}, Subprotocols: []string{"mqtt"}}
+	return func(id string) error {
+		ctx := context.Background()
+		ws, _, err := websocket.Dial(ctx, "wss://"+s.https+"/$iothub/websocket", options)
+		if err != nil {
+			return err
+		}
+		defer ws.CloseNow()
+		return s.registerOver(websocket.NetConn(ctx, ws, websocket.MessageBinary), id)
 	}
 }
 

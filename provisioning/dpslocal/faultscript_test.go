@@ -4,6 +4,7 @@ package dpslocal
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -303,4 +304,26 @@ func TestFaultScriptIsBounded(t *testing.T) {
 	if _, err := script.add(FaultRule{Fault: Fault{Drop: true}}); err == nil {
 		t.Error("one rule too many was taken")
 	}
+}
+
+// FuzzFaultRule: what the admin port takes comes back as it was meant.
+func FuzzFaultRule(f *testing.F) {
+	f.Add([]byte(`{"call":"register","registration_id":"a*","count":3,"status":429,"retry_after":"10"}`), "breakroom")
+	f.Add([]byte(`{"transport":"mqtt","after":1,"drop":true,"close":true,"delay":"90s","clock_skew":"-1h","away":"1s"}`), "[")
+	f.Add([]byte(`{"registration_id":"[a-z]-?\\*"}`), "")
+	f.Fuzz(func(t *testing.T, body []byte, id string) {
+		var raw rawFault
+		if err := json.Unmarshal(body, &raw); err != nil {
+			return
+		}
+		rule, err := raw.rule()
+		if err != nil || rule.validate() != nil {
+			return
+		}
+		again, err := rule.text().rule()
+		if err != nil || again != rule {
+			t.Errorf("%+v became %+v, %v", rule, again, err)
+		}
+		rule.chooses(FaultPoint{RegistrationID: id, Call: rule.Call, Transport: rule.Transport})
+	})
 }

@@ -211,7 +211,7 @@ func (s *benchServer) webSocketDevice() func(id string) error {
 		if err != nil {
 			return err
 		}
-		defer ws.CloseNow()
+		defer func() { _ = ws.CloseNow() }()
 		return s.registerOver(websocket.NetConn(ctx, ws, websocket.MessageBinary), id)
 	}
 }

@@ -51,8 +51,9 @@
 // begun and allocation.go with webhook.go decide its hub; hub.go and twin.go are
 // the hubs; serviceapi.go and hubapi.go are what operators call, behind policy.go;
 // throttle.go and faultscript.go answer badly on purpose; store.go says what must
-// be kept. The MQTT framing with its limits is
-// a package of its own below internal, since it knows neither DPS nor hubs.
+// be kept, sharedstore.go and lease.go how several servers work on one store. The
+// MQTT framing with its limits is a package of its own below internal, since it
+// knows neither DPS nor hubs.
 //
 // References such as "dps-protocol 5.3" name sections of the project's protocol
 // reference.

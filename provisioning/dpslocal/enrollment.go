@@ -222,6 +222,7 @@ func (s *enrollments) replace(stored []Enrollment) {
 	entries := make(map[string]Enrollment, len(stored))
 	for _, e := range stored {
 		e.webhookCAFile = s.entries[e.key()].webhookCAFile
+		e.certificates = e.parsedCertificates()
 		entries[e.key()] = e
 	}
 	s.entries = entries

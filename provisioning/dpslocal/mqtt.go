@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -103,6 +104,12 @@ const (
 
 	// dpsIdle is how long a connection may go without any call (dps-protocol 6.7).
 	dpsIdle = 60 * time.Second
+
+	// dpsPacket is the largest packet of a device: a body and its topic.
+	// dpsStrangerPacket is that of a peer whose credentials are not good, since
+	// such a one gets a CONNACK as well and is told with its first call.
+	dpsPacket         = maxBody + 32<<10
+	dpsStrangerPacket = 16 << 10
 )
 
 // dpsTopic is what a topic asks of the provisioning service.
@@ -166,7 +173,9 @@ func (d *dpsSession) key() string { return strings.ToLower(d.user.registrationID
 // drops an older connection of its name.
 func (d *dpsSession) Start() {
 	d.idle = time.AfterFunc(dpsIdle, d.conn.Close)
+	d.conn.LimitPackets(dpsStrangerPacket)
 	if _, err := d.front.service.authenticate(d.user.idScope, d.user.registrationID, d.token, d.chain); err == nil {
+		d.conn.LimitPackets(dpsPacket)
 		d.front.devices.enter(d.key(), d)
 	}
 }
@@ -221,6 +230,9 @@ func (d *dpsSession) Publish(ctx context.Context, m mqttserve.Message) error {
 		a = refuse(413, codeTooLarge, "The message is too large.")
 	} else {
 		a = d.front.service.serve(ctx, c)
+	}
+	if a.status == http.StatusUnauthorized {
+		d.idle.Reset(dpsIdle) // everybody gets this far; only a device may stay
 	}
 	if !d.front.service.holdBack(ctx, a.delay) || a.drop {
 		return fmt.Errorf("%w: the answer is dropped as a fault", mqttserve.ErrRefuse)

@@ -233,6 +233,20 @@ func TestMQTTClocks(t *testing.T) {
 			c.receive()
 			_ = c.conn.SetReadDeadline(time.Time{})
 		})
+		closedAfter("a call with a bad token and then pings", dpsIdle, func(c *rawClient) {
+			c.send(connectPacket(toaster, user, deviceToken(toaster, testPrimary), 0))
+			c.receive()
+			c.send(publishPacket(registerTopic+"1", "", 0))
+			_ = c.conn.SetReadDeadline(time.Time{})
+		})
+		closedAfter("a large packet of a stranger", 0, func(c *rawClient) {
+			c.send(connectPacket(toaster, user, deviceToken(toaster, testPrimary), 0))
+			c.receive()
+			_ = c.conn.SetWriteDeadline(time.Now().Add(time.Second))
+			// Only the beginning: what its length says is refused before it comes.
+			_, _ = c.conn.Write([]byte{0x30, 0x81, 0x80, 0x01})
+			_ = c.conn.SetReadDeadline(time.Time{})
+		})
 		closedAfter("keep-alive of 20 s", 30*time.Second, func(c *rawClient) {
 			c.send(connectPacket(toaster, user, token, 20))
 			c.receive()

@@ -23,9 +23,6 @@ func (a *serviceAPI) getRegistration(ctx context.Context, c operatorCall) answer
 // deleteRegistration forgets a registration, so that the next one counts as the
 // first (dps-protocol 19.3). The device identity on the hub stays.
 func (a *serviceAPI) deleteRegistration(ctx context.Context, c operatorCall) answer {
-	// A register call looks at the registration and begins under the same lock.
-	a.service.mu.Lock()
-	defer a.service.mu.Unlock()
 	err := a.service.store.DeleteRegistration(ctx, c.id, func(r Registration) error {
 		if r.Status == Assigning {
 			return errBusy

@@ -396,8 +396,10 @@ func (s *sqlStore) FinishOperation(ctx context.Context, op Operation, r Registra
 }
 
 // putBegunRegistration writes what a register call changes. The assignment in
-// force is not among it: it may have come about since the registration was read.
+// force is not among it: it may have come about since the registration was read,
+// or the registration may have been deleted since, and then this is a first one.
 func putBegunRegistration(ctx context.Context, tx *sql.Tx, r Registration) error {
+	r.AssignedHub, r.DeviceID, r.Substatus = "", "", ""
 	_, err := tx.ExecContext(ctx, insertInto("registrations", registrationRow)+
 		` ON CONFLICT (id_key) DO UPDATE SET `+excluded(`enrollment_kind, enrollment_id, updated, status, state`), r.values()...)
 	return err

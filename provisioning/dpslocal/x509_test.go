@@ -142,6 +142,21 @@ func TestX509Admission(t *testing.T) {
 
 // TestX509ByServiceAPI makes an enrollment as an operator does, registers with it,
 // and learns that a CA without a name cannot be referred to.
+// TestCertificatesAfterReload: what another instance has changed is read from
+// the store, where certificates are text, and must still let devices in.
+func TestCertificatesAfterReload(t *testing.T) {
+	own := issue(t, "own-1", nil, false)
+	entry := Enrollment{Kind: Individual, ID: "own-1", Attestation: AttestationX509, X509: X509Attestation{ClientCertificates: Slots{Primary: own.pem()}}}
+	var e enrollments
+	e.put(entry)
+	before, _ := e.find(Individual, "own-1")
+	e.replace([]Enrollment{entry})
+	after, _ := e.find(Individual, "own-1")
+	if len(before.certificates) != 1 || len(after.certificates) != 1 {
+		t.Errorf("got %d certificates, and %d after a reload; want one each", len(before.certificates), len(after.certificates))
+	}
+}
+
 func TestX509ByServiceAPI(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := operatorConfig()

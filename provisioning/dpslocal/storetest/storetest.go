@@ -33,6 +33,7 @@ func Run(t *testing.T, place func(t *testing.T) (open func() dpslocal.Store)) {
 		{"begin is all or nothing", beginIsAllOrNothing},
 		{"update twin is all or nothing", updateTwinIsAllOrNothing},
 		{"keeps any bytes of a payload", keepsAnyBytes},
+		{"a deleted assignment stays deleted", deletedStaysDeleted},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, place(t)) })
 	}
@@ -127,6 +128,20 @@ func keepsEverything(t *testing.T, open func() dpslocal.Store) {
 		if !errors.Is(err, dpslocal.ErrNotFound) {
 			t.Errorf("%s: got %v, want ErrNotFound", name, err)
 		}
+	}
+}
+
+// deletedStaysDeleted: a registration that was read before it was deleted does
+// not bring its assignment back when its operation begins.
+func deletedStaysDeleted(t *testing.T, open func() dpslocal.Store) {
+	store := open()
+	defer store.Close()
+	stale := dpslocal.Registration{ID: "d", AssignedHub: toasters, DeviceID: "d", Substatus: "initialAssignment", State: []byte("{}")}
+	if _, err := store.BeginOperation(t.Context(), dpslocal.Operation{ID: "o", RegistrationID: "d"}, stale); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := store.Registration(t.Context(), "d"); err != nil || got.AssignedHub != "" || got.DeviceID != "" {
+		t.Errorf("got %+v, %v; want a registration without an assignment", got, err)
 	}
 }
 

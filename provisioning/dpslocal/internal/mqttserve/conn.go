@@ -20,9 +20,16 @@ const writeTimeout = 10 * time.Second
 type Conn struct {
 	net net.Conn
 
+	limit int // of a packet, in bytes; of the reading goroutine alone
+
 	mu       sync.Mutex // one packet at a time on the wire; guards packetID
 	packetID uint16
 }
+
+// LimitPackets bounds the packets that the peer may send from now on, below what
+// the server takes at the most. A [Session] calls it from its own methods, for a
+// peer that has not proven itself though its CONNECT was accepted.
+func (c *Conn) LimitPackets(bytes int) { c.limit = min(bytes, maxPacket) }
 
 // RemoteAddr is the peer's address.
 func (c *Conn) RemoteAddr() net.Addr { return c.net.RemoteAddr() }

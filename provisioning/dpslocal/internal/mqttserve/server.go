@@ -167,7 +167,7 @@ func (s *Server) closeAll() {
 func (s *Server) add(conn net.Conn) (_ *Conn, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := &Conn{net: conn}
+	c := &Conn{net: conn, limit: maxPacket}
 	if s.closed {
 		c.Close()
 		return nil, false
@@ -258,7 +258,7 @@ func serveSession(ctx context.Context, c *Conn, reader *bufio.Reader, session Se
 		if err := c.net.SetReadDeadline(time.Now().Add(silence)); err != nil {
 			return err
 		}
-		packet, err := readPacket(reader, maxPacket)
+		packet, err := readPacket(reader, c.limit)
 		if err != nil {
 			return err
 		}

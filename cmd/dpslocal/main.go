@@ -69,6 +69,10 @@ type settings struct {
 // settingsOf adds the shared flags to a set. need says of --config and --dir what
 // happens without them.
 func settingsOf(flags *flag.FlagSet, https, mqtt, need string) *settings {
+	flags.Usage = func() {
+		fmt.Fprintln(flags.Output(), usage)
+		flags.PrintDefaults()
+	}
 	s := new(settings)
 	flags.StringVar(&s.config, "config", "", "configuration `file`, TOML "+need)
 	flags.StringVar(&s.https, "https", https, "HTTPS listen `address`; port 0 takes a free one")

@@ -6,10 +6,18 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"database/sql"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -150,6 +158,73 @@ func TestInstancesAreOneService(t *testing.T) {
 		}
 	}
 	t.Errorf("%+v; want disabled", s)
+}
+
+// TestCertificatesAtEveryInstance: a device with a certificate is let in also by
+// an instance that has read the enrollments from the store again.
+func TestCertificatesAtEveryInstance(t *testing.T) {
+	url := newDatabase(t)
+	certificate, text := selfSigned(t, "own-1")
+	keys := dpslocal.EnrollmentGroup{ID: group, PrimaryKey: groupKey, AllocationPolicy: dpslocal.Static}
+	cfg := dpslocal.Config{
+		IDScope: scope, Hubs: []dpslocal.Hub{{Name: toasters}}, EnrollmentGroups: []dpslocal.EnrollmentGroup{keys},
+		Enrollments: []dpslocal.IndividualEnrollment{{
+			RegistrationID: "own-1", AllocationPolicy: dpslocal.Static,
+			X509: dpslocal.X509Attestation{ClientCertificates: dpslocal.Slots{Primary: text}},
+		}},
+	}
+	a, b := serve(t, url, cfg), serve(t, url, cfg)
+	client := trusting(t, b.CAPEM())
+	client.Transport.(*http.Transport).TLSClientConfig.Certificates = []tls.Certificate{certificate}
+
+	// A disabled group is the sign that b has read the enrollments again.
+	keys.ProvisioningStatus = dpslocal.Disabled
+	if err := a.SetGroup(keys); err != nil {
+		t.Fatal(err)
+	}
+	probe := device{trusting(t, b.CAPEM()), "breakroom499", groupKey}
+	for s := (status{}); s.Status != "disabled"; {
+		var err error
+		if s, err = probe.register(b.HTTPSAddr()); err != nil {
+			t.Fatal(err)
+		}
+		for operation := s.OperationID; s.Status == "assigning"; {
+			if s, err = probe.poll(b.HTTPSAddr(), operation); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	request, err := http.NewRequest(http.MethodPut, "https://"+b.HTTPSAddr()+"/"+scope+"/registrations/own-1/register?api-version=2021-06-01", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusAccepted {
+		t.Errorf("register with a certificate after the enrollments were read again: %s, want 202", response.Status)
+	}
+}
+
+// selfSigned makes a device's certificate, and its PEM text.
+func selfSigned(t *testing.T, name string) (tls.Certificate, string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, string(text)
 }
 
 // serve runs an instance in this process.

@@ -328,13 +328,20 @@ func (w *hungWire) Close() <-chan struct{} { return w.free }
 
 func TestApplyThroughTheBus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // the bus asks the appliance from a goroutine of its own
 		var m memory
+		locked := func(f func()) {
+			mu.Lock()
+			defer mu.Unlock()
+			f()
+		}
 		who := func(serial string) speaker {
-			return func(method string, params json.RawMessage) string {
+			return func(method string, params json.RawMessage) (body string) {
 				if method == "identify" {
 					return toaster(serial, "1.0")(method, params)
 				}
-				return m.call(method, params)
+				locked(func() { body = m.call(method, params) })
+				return body
 			}
 		}
 		b := run(t, who("499"), nil)
@@ -351,7 +358,7 @@ func TestApplyThroughTheBus(t *testing.T) {
 			{"another unit", nil, 3, ErrNotFound, 1},
 			{"a negative unit", nil, -1, ErrNotFound, 1},
 			{"swapped", func() { b.replace(who("500")) }, 0, ErrChanged, 1},
-			{"the new one", func() { m = memory{}; b.after(time.Second) }, 0, nil, 1},
+			{"the new one", func() { locked(func() { m = memory{} }); b.after(time.Second) }, 0, nil, 1},
 			{"silent", func() { b.replace(silent) }, 0, ErrSilent, 1},
 			{"lost", func() { b.after(time.Minute) }, 0, ErrNotFound, 1},
 			{"unplugged", func() { b.unplug(ErrNoPort); b.after(time.Minute) }, 0, ErrNoPort, 1},
@@ -361,8 +368,10 @@ func TestApplyThroughTheBus(t *testing.T) {
 				step.before()
 			}
 			_, err := b.bus.Apply(t.Context(), step.unit, settings)
-			if !errors.Is(err, step.want) || m.commits != step.commits {
-				t.Errorf("%s: got %v and %d commits, want %v and %d", step.name, err, m.commits, step.want, step.commits)
+			var commits int
+			locked(func() { commits = m.commits })
+			if !errors.Is(err, step.want) || commits != step.commits {
+				t.Errorf("%s: got %v and %d commits, want %v and %d", step.name, err, commits, step.want, step.commits)
 			}
 		}
 	})

@@ -47,7 +47,7 @@ race: ## the same with the race detector
 
 test-peers: ## tests against programs that nobody here wrote; none may be skipped
 	@.ci/need curl node:nodejs npm mosquitto_pub:mosquitto-clients mbpoll socat \
-		/usr/lib/postgresql:postgresql \
+		/usr/lib/postgresql/15/bin/initdb:postgresql \
 		/usr/lib/python3/dist-packages/pymodbus:python3-pymodbus \
 		/usr/lib/python3/dist-packages/serial_asyncio:python3-serial-asyncio
 	PEERS=1 .ci/unskipped go test -count=1 -v ./allocation/... ./provisioning/... ./serialbus/...

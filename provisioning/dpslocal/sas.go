@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 const (
@@ -45,6 +46,10 @@ type sasToken struct {
 func parseSASToken(text string) (sasToken, error) {
 	scheme, rest, ok := strings.Cut(text, " ")
 	if !ok || scheme != "SharedAccessSignature" || len(text) > maxSASToken {
+		return sasToken{}, errSASForm
+	}
+	// A line feed parts what is signed, so it may not stand in the parts.
+	if strings.ContainsFunc(rest, unicode.IsControl) {
 		return sasToken{}, errSASForm
 	}
 	fields := make(map[string]string, 4)

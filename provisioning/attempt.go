@@ -25,6 +25,9 @@ type session interface {
 	// poll asks for the status of an operation.
 	poll(ctx context.Context, operationID string) (reply, error)
 
+	// reset makes the next connect and the next request show the credential as it is then.
+	reset()
+
 	close()
 }
 

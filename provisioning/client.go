@@ -75,7 +75,7 @@ type Client struct {
 	log     *slog.Logger
 	pace    *pace
 	agent   string // product name and version, as sent
-	open    func(Request) session
+	open    func(registrationID string, shown *credential) session
 	release func() // closes what sessions share
 
 	life context.Context // until Close
@@ -200,10 +200,11 @@ func (c *Client) register(ctx context.Context, r Request) (Assignment, error) {
 	}
 	defer end()
 
+	shown := newCredential(c.cfg.IDScope, r)
 	a := &attempt{
 		request: r,
 		body:    body,
-		session: c.open(r),
+		session: c.open(r.RegistrationID, shown),
 		pace:    c.pace,
 		limit:   c.cfg.AttemptLimit,
 		spread:  fleetSpread(c.cfg.Fleet, c.cfg.RegistersPerMinute),

@@ -36,11 +36,10 @@ const (
 // httpsTransport is what all HTTPS sessions share: one pool of connections, because a SAS token authenticates the
 // request and not the connection (rule 12).
 type httpsTransport struct {
-	base    string // scheme, host and ID scope
-	idScope string
-	agent   string
-	pool    *http.Transport
-	client  *retryablehttp.Client
+	base   string // scheme, host and ID scope
+	agent  string
+	pool   *http.Transport
+	client *retryablehttp.Client
 }
 
 func newHTTPSTransport(cfg Config, host, port string, secure *tls.Config, agent string) *httpsTransport {
@@ -72,11 +71,10 @@ func newHTTPSTransport(cfg Config, host, port string, secure *tls.Config, agent 
 	client.ErrorHandler = func(resp *http.Response, err error, _ int) (*http.Response, error) { return resp, err }
 
 	return &httpsTransport{
-		base:    "https://" + authority + "/" + url.PathEscape(cfg.IDScope) + "/registrations/",
-		idScope: cfg.IDScope,
-		agent:   agent,
-		pool:    pool,
-		client:  client,
+		base:   "https://" + authority + "/" + url.PathEscape(cfg.IDScope) + "/registrations/",
+		agent:  agent,
+		pool:   pool,
+		client: client,
 	}
 }
 
@@ -91,25 +89,26 @@ func (u unclosable) RoundTrip(request *http.Request) (*http.Response, error) {
 
 func (t *httpsTransport) close() { t.pool.CloseIdleConnections() }
 
-func (t *httpsTransport) session(r Request) session {
+func (t *httpsTransport) session(registrationID string, shown *credential) session {
 	return &httpsSession{
-		transport: t,
-		url:       t.base + url.PathEscape(r.RegistrationID),
-		resource:  RegistrationResource(t.idScope, r.RegistrationID),
-		key:       r.Keys[0],
+		transport:  t,
+		url:        t.base + url.PathEscape(registrationID),
+		credential: shown,
 	}
 }
 
 // httpsSession speaks for one device.
 type httpsSession struct {
-	transport *httpsTransport
-	url       string // of the registration, without a query
-	resource  string
-	key       DeviceKey
+	transport  *httpsTransport
+	url        string // of the registration, without a query
+	credential *credential
 }
 
 // connect has nothing to do: the pool connects when a request needs it.
 func (s *httpsSession) connect(context.Context) (bool, error) { return false, nil }
+
+// reset has nothing to do either: each request carries a token of its own.
+func (s *httpsSession) reset() {}
 
 func (s *httpsSession) close() {}
 
@@ -134,7 +133,7 @@ func (s *httpsSession) exchange(ctx context.Context, method, address string, bod
 	if err != nil {
 		return reply{}, withoutURL(err)
 	}
-	request.Header.Set("Authorization", s.key.SASToken(s.resource, registrationPolicy, time.Now().Add(tokenLifetime)).Reveal())
+	request.Header.Set("Authorization", s.credential.token().Reveal())
 	request.Header.Set("User-Agent", s.transport.agent)
 	request.Header.Set("Accept", "application/json")
 	if body != nil {

@@ -47,15 +47,15 @@ func newMQTTTransport(cfg Config, host, port string, secure *tls.Config, agent s
 	}
 }
 
-func (t *mqttTransport) session(r Request) session {
-	return &mqttSession{transport: t, registrationID: r.RegistrationID, key: r.Keys[0]}
+func (t *mqttTransport) session(registrationID string, shown *credential) session {
+	return &mqttSession{transport: t, registrationID: registrationID, credential: shown}
 }
 
 // mqttSession speaks for one device over a connection of its own.
 type mqttSession struct {
 	transport      *mqttTransport
 	registrationID string
-	key            DeviceKey
+	credential     *credential
 	conn           *mqttrpc.Conn // nil until connected
 }
 
@@ -94,12 +94,9 @@ func (s *mqttSession) dial(ctx context.Context) (*mqttrpc.Conn, error) {
 		DialContext: s.transport.dial,
 		ClientID:    s.registrationID,
 		Username:    s.username(),
-		Password: func() (string, error) {
-			resource := RegistrationResource(s.transport.idScope, s.registrationID)
-			return s.key.SASToken(resource, registrationPolicy, time.Now().Add(tokenLifetime)).Reveal(), nil
-		},
-		KeepAlive: mqttKeepAlive,
-		Filters:   []string{answerFilter},
+		Password:    func() (string, error) { return s.credential.token().Reveal(), nil },
+		KeepAlive:   mqttKeepAlive,
+		Filters:     []string{answerFilter},
 	})
 }
 
@@ -144,6 +141,9 @@ func (s *mqttSession) call(ctx context.Context, topic, params string, body []byt
 		marked:     true, // the topic's form is the service's own
 	}, nil
 }
+
+// reset drops the connection, because it carries the token that it was made with.
+func (s *mqttSession) reset() { s.close() }
 
 func (s *mqttSession) close() {
 	if s.conn != nil {

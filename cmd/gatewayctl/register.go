@@ -17,11 +17,11 @@ import (
 	"github.com/contoso/gatewayd/provisioning"
 )
 
-// The whole budget of one service instance (dps-protocol 2.4). A person who
-// registers by hand bounds the load with --concurrency.
+// The whole budget of one service instance (dps-protocol 2.4), unless flags say
+// otherwise. A person who registers by hand bounds the load with --concurrency.
 const (
-	registersPerMinute = 1000
-	pollsPerSecond     = 200
+	defaultRegistersPerMinute = 1000
+	defaultPollsPerSecond     = 200
 )
 
 // maxConcurrency keeps the connections of this command below the usual limit of
@@ -35,11 +35,13 @@ type registerFlags struct {
 	registrationIDs []string // in the order of the command line
 	deviceKeyFile   string   // exactly one of these two names a file
 	groupKeyFile    string
-	transport       string // https or mqtt
-	payload         string // a JSON object, or empty for none
-	caFile          string // PEM roots beside the system's, or empty
-	concurrency     int    // 1 to maxConcurrency
-	output          string // text or json
+	transport       string  // https or mqtt
+	payload         string  // a JSON object, or empty for none
+	caFile          string  // PEM roots beside the system's, or empty
+	concurrency     int     // 1 to maxConcurrency
+	perMinute       float64 // registers, above 0
+	perSecond       float64 // polls, above 0
+	output          string  // text or json
 }
 
 // newRegisterCommand builds register.
@@ -68,6 +70,8 @@ waits that long for its allocation webhook.`,
 	set.StringVar(&flags.payload, "payload", "", "`JSON` object for the allocation policy")
 	set.StringVar(&flags.caFile, "ca-file", "", "`file` with certificates to trust beside the system's")
 	set.IntVar(&flags.concurrency, "concurrency", 10, "how many registrations may run at once")
+	set.Float64Var(&flags.perMinute, "registers-per-minute", defaultRegistersPerMinute, "registrations begun in a `minute`; the default is what one service instance takes")
+	set.Float64Var(&flags.perSecond, "polls-per-second", defaultPollsPerSecond, "polls in a `second`, of all registrations together")
 	set.StringVarP(&flags.output, "output", "o", "text", "text, or json: one object a line")
 	return cmd
 }
@@ -121,6 +125,10 @@ func (f registerFlags) check(cmd *cobra.Command) error {
 		return wrongUsage(cmd, "--output %q is neither text nor json", f.output)
 	case f.concurrency < 1 || f.concurrency > maxConcurrency:
 		return wrongUsage(cmd, "--concurrency %d is not between 1 and %d", f.concurrency, maxConcurrency)
+	case !(f.perMinute > 0):
+		return wrongUsage(cmd, "--registers-per-minute %v lets nothing through; give a number above 0", f.perMinute)
+	case !(f.perSecond > 0):
+		return wrongUsage(cmd, "--polls-per-second %v lets nothing through; give a number above 0", f.perSecond)
 	}
 	for i, id := range f.registrationIDs {
 		if err := provisioning.CheckRegistrationID(id); err != nil {
@@ -169,8 +177,8 @@ func (f registerFlags) client(roots *x509.CertPool) (*provisioning.Client, error
 		IDScope:            f.idScope,
 		Transport:          provisioning.Transport(f.transport),
 		RootCAs:            roots,
-		RegistersPerMinute: registersPerMinute,
-		PollsPerSecond:     pollsPerSecond,
+		RegistersPerMinute: f.perMinute,
+		PollsPerSecond:     f.perSecond,
 		Fleet:              len(f.registrationIDs),
 	})
 }

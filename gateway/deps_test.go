@@ -28,6 +28,7 @@ var mayImport = map[string][]string{
 	"provisioning/enrollment":       {},
 	"provisioning/internal/mqttrpc": {},
 	"provisioning/internal/mqttrpc/mqttrpctest": {},
+	"provisioning/internal/conformancetest":     {"provisioning/internal/mqttrpc/mqttrpctest"},
 	"provisioning/dpslocal":                     {"provisioning/dpslocal/internal/mqttserve"},
 	"provisioning/dpslocal/dpslocaltest":        {"provisioning/dpslocal"},
 	"provisioning/dpslocal/internal/mqttserve":  {},

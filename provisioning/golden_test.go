@@ -4,11 +4,7 @@ package provisioning
 
 import (
 	"flag"
-	"fmt"
-	"net/http"
 	"os"
-	"sort"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -38,20 +34,4 @@ func golden(t *testing.T, name, got string) {
 	if diff := cmp.Diff(string(readFile(t, path)), got); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", path, diff)
 	}
-}
-
-// httpText writes a request down as it came, headers in order.
-func httpText(r *http.Request, body []byte) string {
-	var names []string
-	for name := range r.Header {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	var text strings.Builder
-	fmt.Fprintf(&text, "%s %s %s\nHost: %s\n", r.Method, r.RequestURI, r.Proto, r.Host)
-	for _, name := range names {
-		fmt.Fprintf(&text, "%s: %s\n", name, strings.Join(r.Header[name], ", "))
-	}
-	fmt.Fprintf(&text, "\n%s\n", body)
-	return text.String()
 }

@@ -116,21 +116,6 @@ func TestRule1PollCapOutlivesTheAttempt(t *testing.T) {
 	})
 }
 
-// busy is a script in which the first failures of one kind of request fail.
-func busy(kind string, failures int, answer said) func(int, asked) said {
-	left := failures
-	return func(_ int, q asked) said {
-		if q.Do == kind && left > 0 {
-			left--
-			return answer
-		}
-		if q.Do == "register" {
-			return assigning("3")
-		}
-		return assigned(testOp)
-	}
-}
-
 func TestRule2RetryWaitsAreTheDocumentedOnes(t *testing.T) {
 	for _, status := range []int{429, 500, 503} {
 		for _, kind := range []string{"register", "poll"} {

@@ -53,6 +53,20 @@ func (s *Server) Serve(l net.Listener, config *tls.Config) {
 	})
 }
 
+// ServeConn serves one client over a connection that carries MQTT packets as they are, until it ends.
+func (s *Server) ServeConn(conn net.Conn) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		_ = conn.Close()
+		return
+	}
+	s.running.Add(1)
+	s.mu.Unlock()
+	defer s.running.Done()
+	s.client(conn)
+}
+
 // Close ends all connections and waits for them. The listener is its owner's to close, before.
 func (s *Server) Close() {
 	s.mu.Lock()
@@ -160,6 +174,9 @@ func (c *Client) Raw(data []byte) {
 	defer c.mu.Unlock()
 	_, _ = c.conn.Write(data)
 }
+
+// Conn is the connection: below it is what Serve or ServeConn was given.
+func (c *Client) Conn() net.Conn { return c.conn }
 
 // Drop breaks the connection.
 func (c *Client) Drop() { _ = c.conn.Close() }

@@ -64,6 +64,9 @@ type Config struct {
 	// AttemptLimit bounds one registration, from its first request on. Zero uses the default.
 	AttemptLimit time.Duration
 
+	// Clock is what tokens are signed with and certificates are checked by (rule 5). Nil makes one without a floor.
+	Clock *Clock
+
 	// Logger gets retries as warnings and exchanges as debug records, never a key, token or payload. Nil discards.
 	Logger *slog.Logger
 }
@@ -104,7 +107,7 @@ func New(cfg Config) (*Client, error) {
 		pace:  newPace(cfg.RegistersPerMinute, cfg.PollsPerSecond),
 		agent: "gatewayd/" + version(),
 	}
-	secure := &tls.Config{ServerName: host, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12}
+	secure := &tls.Config{ServerName: host, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12, Time: cfg.Clock.Now}
 	switch cfg.Transport {
 	case TransportHTTPS:
 		shared := newHTTPSTransport(cfg, host, port, secure, c.agent)
@@ -146,6 +149,9 @@ func (cfg *Config) fillIn() error {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = NewClock(time.Time{}, cfg.Logger)
 	}
 	return nil
 }
@@ -200,7 +206,7 @@ func (c *Client) register(ctx context.Context, r Request) (Assignment, error) {
 	}
 	defer end()
 
-	shown := newCredential(c.cfg.IDScope, r)
+	shown := newCredential(c.cfg, r)
 	a := &attempt{
 		request: r,
 		body:    body,

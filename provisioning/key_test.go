@@ -123,7 +123,7 @@ func TestSecretsAreRedacted(t *testing.T) {
 		"group key": group, "device key": device, "token": token,
 		"pointer": &group, "slice": []DeviceKey{device}, "map": map[string]SASToken{"a": token},
 		"request": Request{RegistrationID: testID, Keys: []DeviceKey{device}},
-		"session": httpsSession{credential: newCredential(testScope, Request{RegistrationID: testID, Keys: []DeviceKey{device}})},
+		"session": httpsSession{credential: newCredential(Config{IDScope: testScope, Clock: NewClock(time.Time{}, nil)}, Request{RegistrationID: testID, Keys: []DeviceKey{device}})},
 		"struct":  hidden{group, &device, token}, "struct pointer": &hidden{group, &device, token},
 	}
 	secrets := []string{

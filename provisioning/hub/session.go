@@ -60,6 +60,9 @@ type Config struct {
 	// connection. Required.
 	Token func(now time.Time) (string, error)
 
+	// Now is the clock that certificates are checked by and that Token is given; nil uses the system's.
+	Now func() time.Time
+
 	// RootCAs are the roots that the hub's certificate must lead to; nil uses the system's.
 	RootCAs *x509.CertPool
 
@@ -97,6 +100,10 @@ func Connect(ctx context.Context, cfg Config) (*Session, error) {
 	}
 	s.log = s.log.With("hub", cfg.Host)
 
+	now := cfg.Now
+	if now == nil {
+		now = time.Now
+	}
 	address := cfg.Address
 	if address == "" {
 		address = net.JoinHostPort(cfg.Host, defaultPort)
@@ -106,11 +113,11 @@ func Connect(ctx context.Context, cfg Config) (*Session, error) {
 	defer cancel()
 	conn, err := mqttrpc.Connect(connecting, mqttrpc.Config{
 		Address:     address,
-		TLS:         &tls.Config{ServerName: cfg.Host, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
+		TLS:         &tls.Config{ServerName: cfg.Host, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12, Time: now},
 		DialContext: cfg.DialContext,
 		ClientID:    cfg.DeviceID,
 		Username:    cfg.Host + "/" + cfg.DeviceID + "/?api-version=" + apiVersion + "&DeviceClientType=" + clientType,
-		Password:    func() (string, error) { return cfg.Token(time.Now()) },
+		Password:    func() (string, error) { return cfg.Token(now()) },
 		KeepAlive:   keepAlive,
 		Filters:     []string{answerFilter, desiredFilter}, // before the first GET, or its answer is lost
 		Push:        s.receive,

@@ -231,28 +231,6 @@ func TestRegisterChecksItsRequest(t *testing.T) {
 	}
 }
 
-// TestRegisterIgnoresTheOperationIDOfPolls: some answers leave it out, and none may change it.
-func TestRegisterIgnoresTheOperationIDOfPolls(t *testing.T) {
-	eachTransport(t, func(t *testing.T, service *dps) {
-		other := said{Status: 202, RetryAfter: "1", Body: `{"operationId":"other","status":"assigning"}`}
-		none := said{Status: 202, RetryAfter: "1", Body: `{"status":"assigning","registrationState":{"status":"assigning","payload":null}}`}
-		service.script = inOrder(assigning("1"), other, none, said{Status: 200, Body: `{"status":"assigned","registrationState":{"assignedHub":"` +
-			testHub + `","deviceId":"device-1","payload":null}}`})
-		got, err := service.client(t).Register(t.Context(), request())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got.Payload != nil || got.OperationID != testOp {
-			t.Errorf("got payload %q of operation %q, want none of %q", got.Payload, got.OperationID, testOp)
-		}
-		for _, q := range service.requests()[1:] {
-			if q.OperationID != testOp {
-				t.Errorf("polled operation %q, want %q", q.OperationID, testOp)
-			}
-		}
-	})
-}
-
 func TestRegisterNullPayloadIsNone(t *testing.T) {
 	eachTransport(t, func(t *testing.T, service *dps) {
 		r := request()
@@ -620,20 +598,6 @@ func TestNewRefusesABadConfiguration(t *testing.T) {
 	}
 }
 
-// TestRule12APutIsNeverRepeated: the service takes the register and the connection breaks before its answer.
-func TestRule12APutIsNeverRepeated(t *testing.T) {
-	eachTransport(t, func(t *testing.T, service *dps) {
-		service.script = inOrder(said{}, assigned(testOp))
-		_, err := service.client(t).Register(t.Context(), request())
-		if kindName(err) != "*provisioning.UnreachableError" {
-			t.Errorf("got %v, want an UnreachableError", err)
-		}
-		if got := service.story(); got != "register 0s" {
-			t.Errorf("got %s, want one register", got)
-		}
-	})
-}
-
 // TestRule12APutOverAStaleConnection: the server closed an idle connection; nothing of the PUT reached it, so it may
 // be sent again, and is.
 func TestRule12APutOverAStaleConnection(t *testing.T) {
@@ -647,95 +611,6 @@ func TestRule12APutOverAStaleConnection(t *testing.T) {
 			if _, err := client.Register(t.Context(), request()); err != nil {
 				t.Fatalf("registration %d: %v", i, err)
 			}
-		}
-	})
-}
-
-// TestRule12HiccupsAreRetriedQuickly has the first two dials fail.
-func TestRule12HiccupsAreRetriedQuickly(t *testing.T) {
-	eachTransport(t, func(t *testing.T, service *dps) {
-		service.network.OnDial(func(_ string, n int) error {
-			if n <= hiccupTries {
-				return errors.New("a cable was kicked")
-			}
-			return nil
-		})
-		begun := time.Now()
-		if _, err := service.client(t).Register(t.Context(), request()); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(begun); took < 2*hiccupWaitMin || took > 2*hiccupWaitMax {
-			t.Errorf("two hiccups cost %v", took)
-		}
-	})
-}
-
-func TestRule12HiccupsEnd(t *testing.T) {
-	eachTransport(t, func(t *testing.T, service *dps) {
-		service.network.OnDial(func(string, int) error { return errors.New("a cable was cut") })
-		_, err := service.client(t).Register(t.Context(), request())
-		if kindName(err) != "*provisioning.UnreachableError" || !strings.Contains(err.Error(), "a cable was cut") {
-			t.Errorf("got %v, want an UnreachableError", err)
-		}
-		dials := service.network.Dials(testHost+":443") + service.network.Dials(testHost+":8883")
-		if dials != 1+hiccupTries {
-			t.Errorf("%d dials, want %d", dials, 1+hiccupTries)
-		}
-	})
-}
-
-// TestRule12AnAnswerIsNeverRetriedBelowTheRules: go-retryablehttp would retry these by itself.
-func TestRule12AnAnswerIsNeverRetriedBelowTheRules(t *testing.T) {
-	eachTransport(t, func(t *testing.T, service *dps) {
-		service.script = inOrder(refusal(503, 0, "30"), assigned(testOp))
-		if _, err := service.client(t).Register(t.Context(), request()); err != nil {
-			t.Fatal(err)
-		}
-		if got := service.requests(); len(got) != 2 || got[1].At < 30*time.Second {
-			t.Errorf("got %s, want the second request after 30 s", service.story())
-		}
-	})
-}
-
-// TestRule12OneFailureLeavesThePoolAlone: device A's failure must not cost device B its connection.
-func TestRule12OneFailureLeavesThePoolAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		service := newDPS(t, TransportHTTPS)
-		service.script = func(_ int, q asked) said {
-			if q.RegistrationID == "unlucky" {
-				return said{}
-			}
-			time.Sleep(time.Second)
-			return assigned(testOp)
-		}
-		client := service.client(t)
-		register := func(id string) error {
-			r := request()
-			r.RegistrationID = id
-			_, err := client.Register(t.Context(), r)
-			return err
-		}
-		const devices = 5
-		all := func() {
-			var group sync.WaitGroup
-			for i := range devices {
-				group.Go(func() {
-					if err := register(fmt.Sprintf("device-%d", i)); err != nil {
-						t.Error(err)
-					}
-				})
-			}
-			group.Wait()
-		}
-		all()
-		if err := register("unlucky"); err == nil {
-			t.Fatal("the unlucky device was assigned")
-		}
-		before := service.network.Dials(testHost + ":443")
-		all()
-		// The unlucky one broke the connection that it had itself, and no other.
-		if more := service.network.Dials(testHost+":443") - before; more > 1 {
-			t.Errorf("%d new connections for %d devices after one failure, want at most 1", more, devices)
 		}
 	})
 }
@@ -767,38 +642,4 @@ func TestMQTTRefusedConnections(t *testing.T) {
 			})
 		})
 	}
-}
-
-// TestMQTTFreshTokenForEachConnection: rule 10 over MQTT, where the token belongs to the connection.
-func TestRule10AFreshTokenEachTime(t *testing.T) {
-	eachTransport(t, func(t *testing.T, service *dps) {
-		tokens := map[string]bool{}
-		var mu sync.Mutex
-		note := func(token string) {
-			mu.Lock()
-			defer mu.Unlock()
-			tokens[token] = true
-		}
-		service.mqtt.Connect = notePassword(note)
-		service.script = func(n int, q asked) said {
-			for line := range strings.SplitSeq(q.Wire, "\n") {
-				if token, found := strings.CutPrefix(line, "Authorization: "); found {
-					note(token)
-				}
-			}
-			return inOrder(assigning("3"), said{}, assigned(testOp))(n, q)
-		}
-		if _, err := service.client(t).Register(t.Context(), request()); err != nil {
-			t.Fatal(err)
-		}
-		// HTTPS: register at 0 s, polls at 3 s and a little later, whose expiry is the same second. MQTT: two connections.
-		if len(tokens) < 2 {
-			t.Errorf("%d different tokens, want 2", len(tokens))
-		}
-		for token := range tokens {
-			if !strings.HasPrefix(token, "SharedAccessSignature sr=0ne00002193%2Fregistrations%2F"+testID+"&sig=") || !strings.Contains(token, "&se=9466") || !strings.HasSuffix(token, "&skn=registration") {
-				t.Errorf("token %s", token)
-			}
-		}
-	})
 }

@@ -99,7 +99,6 @@ var (
 	failed    = conformancetest.Failed
 	refusal   = conformancetest.Refusal
 	inOrder   = conformancetest.InOrder
-	busy      = conformancetest.Busy
 )
 
 // request is a valid one for testID.
@@ -126,12 +125,4 @@ func vectors(t *testing.T, v any) {
 // refuseWith answers every CONNECT with a code.
 func refuseWith(code int) func(*mqttrpctest.Client) int {
 	return func(*mqttrpctest.Client) int { return code }
-}
-
-// notePassword takes every CONNECT and passes its password on.
-func notePassword(note func(string)) func(*mqttrpctest.Client) int {
-	return func(c *mqttrpctest.Client) int {
-		note(c.Password)
-		return 0
-	}
 }

@@ -60,7 +60,8 @@ type Service struct {
 	// Script answers request n, from 0, of a device. Until it is set the service assigns at once.
 	Script func(n int, q Asked) Answer
 
-	hung chan struct{}
+	hung    chan struct{}
+	tooMany func() // called when somebody asks without end; nil does nothing
 
 	mu          sync.Mutex // guards what follows
 	log         []Asked
@@ -120,6 +121,9 @@ func (s *Service) answer(q Asked) Answer {
 	n := s.count[q.RegistrationID]
 	s.count[q.RegistrationID]++
 	s.log = append(s.log, q)
+	if len(s.log) == mostRequests && s.tooMany != nil {
+		s.tooMany()
+	}
 	script := s.Script
 	s.mu.Unlock()
 	return script(n, q)

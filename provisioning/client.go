@@ -81,6 +81,8 @@ type Client struct {
 	open    func(registrationID string, shown *credential) session
 	release func() // closes what sessions share
 
+	warned sync.Map // thumbprints of certificates whose expiry was warned of, each once
+
 	life context.Context // until Close
 	end  context.CancelFunc
 
@@ -182,7 +184,7 @@ func version() string {
 // package comment. Ending ctx abandons the attempt; what the service has begun goes on there.
 //
 // The error wraps one of these, to be looked for in this order: a *[ThrottledError], an *[UnreachableError], a
-// *[FailedError], a *[ServiceError] (a refusal, below 429), [ErrRegistrationID], [ErrKey], [ErrRequest], ctx's error,
+// *[FailedError], a *[ServiceError] (a refusal, below 429), [ErrRegistrationID], [ErrKey], [ErrCertificate], [ErrRequest], ctx's error,
 // [ErrClosed], or the error of Observe. [Verdict] says what each means to a person.
 func (c *Client) Register(ctx context.Context, r Request) (Assignment, error) {
 	assignment, err := c.register(ctx, r)
@@ -207,6 +209,10 @@ func (c *Client) register(ctx context.Context, r Request) (Assignment, error) {
 	defer end()
 
 	shown := newCredential(c.cfg, r)
+	if err := shown.check(r.RegistrationID); err != nil {
+		return Assignment{}, err
+	}
+	c.warnOfExpiry(shown)
 	a := &attempt{
 		request: r,
 		body:    body,
@@ -218,6 +224,20 @@ func (c *Client) register(ctx context.Context, r Request) (Assignment, error) {
 	}
 	defer a.session.close()
 	return a.run(ctx)
+}
+
+// warnOfExpiry says once for each certificate that it is about to run out, or an issuer of it.
+func (c *Client) warnOfExpiry(shown *credential) {
+	if shown.certificate == nil {
+		return
+	}
+	warning := shown.certificate.Warning(shown.clock.Now())
+	if warning == "" {
+		return
+	}
+	if _, said := c.warned.LoadOrStore(shown.certificate.Thumbprint(), true); !said {
+		c.log.Warn(warning, "common_name", shown.certificate.CommonName(), "not_after", shown.certificate.NotAfter())
+	}
 }
 
 // begin notes that a registration runs and ties it to the client's life.

@@ -13,12 +13,14 @@
 //	finishes                           200 {"assigned", hub, device ID}
 //
 // and returns the [Assignment]. The service asks its allocation policy in between, which may take seven minutes
-// before anybody should worry. Over MQTT the same three documents travel as messages, on a connection of the
+// before anybody should worry. A device with an X.509 certificate ([ParseCertificate]) signs nothing and shows that in
+// the TLS handshake; its certificate's common name is its registration ID. Over MQTT the same three documents travel as messages, on a connection of the
 // device's own; the rest of this package knows no difference.
 //
 // # The endings
 //
-//   - an Assignment: the device belongs to a hub, which opens to the same device key ([HubResource]);
+//   - an Assignment: the device belongs to a hub, which opens to the same device key ([HubResource]) or
+//     certificate;
 //   - [FailedError]: the service ended it, status failed or disabled. Both come with HTTP status 200;
 //   - [ServiceError]: the service refused the request, with a status from 400 to 428;
 //   - [ThrottledError]: the service asked for a long pause;
@@ -40,7 +42,8 @@
 //   - Rule 10. Tokens: upper-case escapes, the order sr, sig, se, skn, an hour, fresh for each request or connection.
 //   - Rule 11. A registration ID is checked by the documented rule before anything is sent.
 //   - Rule 12. One pool of HTTPS connections for all. Transport hiccups are retried twice and quickly, but never
-//     a register of which something was written, and never an answer.
+//     a register of which something was written, and never an answer. Each certificate has connections of its own, which
+//     end with its attempt.
 //
-// Keys and tokens print as "[redacted]", in logs, errors and JSON.
+// Keys, certificates and tokens print as "[redacted]", in logs, errors and JSON.
 package provisioning

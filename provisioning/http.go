@@ -57,6 +57,17 @@ func newHTTPSTransport(cfg Config, host, port string, secure *tls.Config, agent 
 		IdleConnTimeout:       idleTimeout,
 		DisableCompression:    true, // answers are small, and bounded as they come
 	}
+	return &httpsTransport{
+		base:   "https://" + authority + "/" + url.PathEscape(cfg.IDScope) + "/registrations/",
+		agent:  agent,
+		pool:   pool,
+		client: retryingClient(pool),
+	}
+}
+
+// retryingClient sends over a pool. Of go-retryablehttp's retrying only the loop is left: what is a hiccup, how long to
+// wait and what the caller gets are ours.
+func retryingClient(pool *http.Transport) *retryablehttp.Client {
 	client := retryablehttp.NewClient()
 	client.HTTPClient = &http.Client{
 		Transport:     unclosable{pool},
@@ -64,18 +75,11 @@ func newHTTPSTransport(cfg Config, host, port string, secure *tls.Config, agent 
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	client.Logger = nil // it would log every failed try as an error that a person must see to
-	// Of its retrying only the loop is left: what is a hiccup, how long to wait and what the caller gets are ours.
 	client.RetryMax = hiccupTries
 	client.CheckRetry = checkHiccup
 	client.Backoff = func(time.Duration, time.Duration, int, *http.Response) time.Duration { return hiccupDelay() }
 	client.ErrorHandler = func(resp *http.Response, err error, _ int) (*http.Response, error) { return resp, err }
-
-	return &httpsTransport{
-		base:   "https://" + authority + "/" + url.PathEscape(cfg.IDScope) + "/registrations/",
-		agent:  agent,
-		pool:   pool,
-		client: client,
-	}
+	return client
 }
 
 // unclosable hides the pool's CloseIdleConnections, which go-retryablehttp calls after every failed request: one
@@ -90,11 +94,25 @@ func (u unclosable) RoundTrip(request *http.Request) (*http.Response, error) {
 func (t *httpsTransport) close() { t.pool.CloseIdleConnections() }
 
 func (t *httpsTransport) session(registrationID string, shown *credential) session {
-	return &httpsSession{
+	s := &httpsSession{
 		transport:  t,
 		url:        t.base + url.PathEscape(registrationID),
 		credential: shown,
 	}
+	if shown.certificate != nil {
+		s.transport = t.withCertificate(shown)
+	}
+	return s
+}
+
+// withCertificate is a transport with a pool of its own: a certificate authenticates the connection, which must
+// not carry another device's requests (rule 12). Its user closes it.
+func (t *httpsTransport) withCertificate(shown *credential) *httpsTransport {
+	own := *t
+	own.pool = t.pool.Clone()
+	own.pool.TLSClientConfig = shown.secure(t.pool.TLSClientConfig)
+	own.client = retryingClient(own.pool)
+	return &own
 }
 
 // httpsSession speaks for one device.
@@ -110,7 +128,12 @@ func (s *httpsSession) connect(context.Context) (bool, error) { return false, ni
 // reset has nothing to do either: each request carries a token of its own.
 func (s *httpsSession) reset() {}
 
-func (s *httpsSession) close() {}
+// close ends the connections that were made with a certificate; the shared ones stay.
+func (s *httpsSession) close() {
+	if s.credential.certificate != nil {
+		s.transport.close()
+	}
+}
 
 func (s *httpsSession) register(ctx context.Context, body []byte) (reply, error) {
 	return s.exchange(ctx, http.MethodPut, s.url+"/register", body)
@@ -133,7 +156,9 @@ func (s *httpsSession) exchange(ctx context.Context, method, address string, bod
 	if err != nil {
 		return reply{}, withoutURL(err)
 	}
-	request.Header.Set("Authorization", s.credential.token().Reveal())
+	if s.credential.certificate == nil {
+		request.Header.Set("Authorization", s.credential.token().Reveal())
+	}
 	request.Header.Set("User-Agent", s.transport.agent)
 	request.Header.Set("Accept", "application/json")
 	if body != nil {

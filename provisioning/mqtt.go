@@ -90,14 +90,22 @@ func (s *mqttSession) dial(ctx context.Context) (*mqttrpc.Conn, error) {
 	defer cancel()
 	return mqttrpc.Connect(ctx, mqttrpc.Config{
 		Address:     s.transport.address,
-		TLS:         s.transport.secure,
+		TLS:         s.credential.secure(s.transport.secure),
 		DialContext: s.transport.dial,
 		ClientID:    s.registrationID,
 		Username:    s.username(),
-		Password:    func() (string, error) { return s.credential.token().Reveal(), nil },
+		Password:    s.password(),
 		KeepAlive:   mqttKeepAlive,
 		Filters:     []string{answerFilter},
 	})
+}
+
+// password makes the connection's token. A certificate goes without (dps-protocol 6.1).
+func (s *mqttSession) password() func() (string, error) {
+	if s.credential.certificate != nil {
+		return nil
+	}
+	return func() (string, error) { return s.credential.token().Reveal(), nil }
 }
 
 // username has no "?" before its parameters (dps-protocol 6.1).

@@ -45,8 +45,12 @@ type Request struct {
 	// RegistrationID is the name to register under, checked by [CheckRegistrationID] before anything is sent. Required.
 	RegistrationID string
 
-	// Keys are the device's keys, primary first. The first signs. Required: one at least.
+	// Keys are the device's keys, primary first. The first signs. Required without a Certificate: one at least.
 	Keys []DeviceKey
+
+	// Certificate is what the device shows instead of signing with a key. Its common name must equal RegistrationID,
+	// in whatever case, and it must be in force; both are checked before anything is sent. Required without Keys.
+	Certificate *Certificate
 
 	// Payload is a JSON object for the allocation policy, at most 64 KiB; nil sends none.
 	Payload json.RawMessage
@@ -113,8 +117,11 @@ func (r Request) check() error {
 	if err := CheckRegistrationID(r.RegistrationID); err != nil {
 		return err
 	}
-	if len(r.Keys) == 0 || r.Keys[0].IsZero() {
-		return fmt.Errorf("%w: no device key given", ErrKey)
+	switch {
+	case r.Certificate != nil && len(r.Keys) > 0:
+		return fmt.Errorf("%w: both keys and a certificate are given; a device proves itself with one of them", ErrRequest)
+	case r.Certificate == nil && (len(r.Keys) == 0 || r.Keys[0].IsZero()):
+		return fmt.Errorf("%w: no device key given, and no certificate", ErrKey)
 	}
 	if len(r.Payload) > maxPayload {
 		return fmt.Errorf("%w: the payload has %d bytes, the limit is %d", ErrRequest, len(r.Payload), maxPayload)

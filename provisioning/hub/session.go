@@ -57,8 +57,12 @@ type Config struct {
 	DeviceID string
 
 	// Token returns a fresh SAS token, as text, for the hub's resource of this device. It is asked once for each
-	// connection. Required.
+	// connection. Required without a Certificate.
 	Token func(now time.Time) (string, error)
+
+	// Certificate returns the device's client certificate with its chain and key, for a device that registered with
+	// one. It is asked once for each connection. Required without a Token.
+	Certificate func() (*tls.Certificate, error)
 
 	// Now is the clock that certificates are checked by and that Token is given; nil uses the system's.
 	Now func() time.Time
@@ -113,11 +117,11 @@ func Connect(ctx context.Context, cfg Config) (*Session, error) {
 	defer cancel()
 	conn, err := mqttrpc.Connect(connecting, mqttrpc.Config{
 		Address:     address,
-		TLS:         &tls.Config{ServerName: cfg.Host, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12, Time: now},
+		TLS:         cfg.secure(now),
 		DialContext: cfg.DialContext,
 		ClientID:    cfg.DeviceID,
 		Username:    cfg.Host + "/" + cfg.DeviceID + "/?api-version=" + apiVersion + "&DeviceClientType=" + clientType,
-		Password:    func() (string, error) { return cfg.Token(now()) },
+		Password:    cfg.password(now),
 		KeepAlive:   keepAlive,
 		Filters:     []string{answerFilter, desiredFilter}, // before the first GET, or its answer is lost
 		Push:        s.receive,
@@ -140,10 +144,27 @@ func (cfg Config) check() error {
 		return fmt.Errorf("hub: %q is no host name of a hub", cfg.Host)
 	case cfg.DeviceID == "" || strings.ContainsAny(cfg.DeviceID, "/#+ "):
 		return fmt.Errorf("hub: %q is no device ID", cfg.DeviceID)
-	case cfg.Token == nil:
-		return errors.New("hub: no token function given")
+	case (cfg.Token == nil) == (cfg.Certificate == nil):
+		return errors.New("hub: give a token function or a certificate, and not both")
 	}
 	return nil
+}
+
+// secure is how TLS connects. A certificate is shown whatever the hub says of the issuers that it accepts.
+func (cfg Config) secure(now func() time.Time) *tls.Config {
+	secure := &tls.Config{ServerName: cfg.Host, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12, Time: now}
+	if cfg.Certificate != nil {
+		secure.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cfg.Certificate() }
+	}
+	return secure
+}
+
+// password makes the connection's token; nil with a certificate, which goes without one.
+func (cfg Config) password(now func() time.Time) func() (string, error) {
+	if cfg.Token == nil {
+		return nil
+	}
+	return func() (string, error) { return cfg.Token(now()) }
 }
 
 // Twin reads both halves of the twin. An error status of the hub is a *[TwinError].

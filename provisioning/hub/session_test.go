@@ -5,6 +5,7 @@ package hub
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -221,6 +222,9 @@ func TestConnectErrors(t *testing.T) {
 		{"nobody listens", func(b *bench) { b.cfg.Address = "elsewhere:8883" }, "*net.OpError"},
 		{"no token", func(b *bench) { b.cfg.Token = func(time.Time) (string, error) { return "", errors.New("no key") } }, "other"},
 		{"no token function", func(b *bench) { b.cfg.Token = nil }, "other"},
+		{"token function and certificate", func(b *bench) {
+			b.cfg.Certificate = func() (*tls.Certificate, error) { return new(tls.Certificate), nil }
+		}, "other"},
 		{"no host", func(b *bench) { b.cfg.Host = "" }, "other"},
 		{"host with a path", func(b *bench) { b.cfg.Host = "hub/devices" }, "other"},
 		{"device ID with a wildcard", func(b *bench) { b.cfg.DeviceID = "a+" }, "other"},

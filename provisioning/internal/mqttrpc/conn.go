@@ -55,7 +55,7 @@ type Config struct {
 	Username string
 
 	// Password returns the password of this connection. It is asked once, after the TLS handshake, so that an expiring
-	// token is as fresh as can be. Required.
+	// token is as fresh as can be. Nil sends none: the client shows a certificate in the handshake.
 	Password func() (string, error)
 
 	// KeepAlive is the time without traffic after which a ping is sent, in whole seconds.
@@ -113,10 +113,12 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 		_ = raw.Close()
 		return nil, fmt.Errorf("TLS handshake with %s: %w", cfg.Address, err)
 	}
-	password, err := cfg.Password()
-	if err != nil {
-		_ = raw.Close()
-		return nil, fmt.Errorf("making the password: %w", err)
+	password := ""
+	if cfg.Password != nil {
+		if password, err = cfg.Password(); err != nil {
+			_ = raw.Close()
+			return nil, fmt.Errorf("making the password: %w", err)
+		}
 	}
 
 	c := &Conn{

@@ -31,6 +31,7 @@ type Server struct {
 // Client is one connected client.
 type Client struct {
 	ID, Username, Password string
+	HasPassword            bool // an empty one is not the same as none
 	KeepAlive              uint16
 	CleanSession           bool
 	ProtocolVersion        byte
@@ -102,6 +103,7 @@ func (s *Server) client(conn net.Conn) {
 		return
 	}
 	c.ID, c.Username, c.Password = hello.ClientIdentifier, hello.Username, string(hello.Password)
+	c.HasPassword = hello.PasswordFlag
 	c.KeepAlive, c.CleanSession, c.ProtocolVersion = hello.Keepalive, hello.CleanSession, hello.ProtocolVersion
 
 	code := 0

@@ -20,7 +20,7 @@ GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)/golangci-lint
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags='-s -w'
 
 .PHONY: help build lint test race test-peers test-crash test-systemd fuzz bench \
-	bench-allocation bench-serialbus bench-dpslocal bench-size clean
+	bench-allocation bench-serialbus bench-dpslocal bench-provisioning bench-size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 20
@@ -65,7 +65,7 @@ test-systemd: build ## the unit, by systemd's own tools
 fuzz: ## every fuzz target for FUZZTIME
 	@.ci/fuzz $(FUZZTIME)
 
-bench: bench-allocation bench-serialbus bench-dpslocal bench-size ## all benchmarks
+bench: bench-allocation bench-serialbus bench-dpslocal bench-provisioning bench-size ## all benchmarks
 
 bench-allocation: ## the webhook against a bare net/http handler
 	go test -run '^$$' -bench . -benchtime 5s ./allocation
@@ -75,6 +75,9 @@ bench-serialbus: ## a building's lines
 
 bench-dpslocal: ## registrations a second, beside bare TLS handshakes
 	go test -run '^$$' -bench Registrations -benchtime 3s ./cmd/dpslocal
+
+bench-provisioning: ## 1, 200 and 1,000 registrations by gatewayctl, beside Microsoft's client for Node
+	go test -run '^$$' -bench Register -benchtime 1x -timeout 30m ./cmd/gatewayctl
 
 bench-size: build ## binaries against their budget of 32 MiB
 	@for f in bin/gatewayd bin/gatewayctl bin/dpslocal; do \

@@ -90,14 +90,14 @@ type Client struct {
 	running sync.WaitGroup
 }
 
-// New makes a client. It checks the configuration and sends nothing.
+// New makes a client. It checks the configuration and sends nothing; its error is a *[ConfigError].
 func New(cfg Config) (*Client, error) {
 	host, port, err := splitEndpoint(cfg.Endpoint)
 	if err != nil {
 		return nil, err
 	}
 	if !isPlain(cfg.IDScope, 64) {
-		return nil, errors.New("provisioning: the ID scope is missing or malformed; it looks like 0ne00002193")
+		return nil, &ConfigError{Field: "IDScope", Problem: "the ID scope is missing or malformed; it looks like 0ne00002193"}
 	}
 	if err := cfg.fillIn(); err != nil {
 		return nil, err
@@ -118,7 +118,7 @@ func New(cfg Config) (*Client, error) {
 		shared := newMQTTTransport(cfg, host, port, secure, c.agent)
 		c.open, c.release = shared.session, func() {}
 	default:
-		return nil, fmt.Errorf("provisioning: transport %q is unknown; use https or mqtt", cfg.Transport)
+		return nil, &ConfigError{Field: "Transport", Problem: fmt.Sprintf("transport %q is unknown; use https or mqtt", cfg.Transport)}
 	}
 	c.life, c.end = context.WithCancel(context.Background())
 	return c, nil
@@ -135,16 +135,19 @@ func (cfg *Config) fillIn() error {
 	if cfg.AttemptLimit == 0 {
 		cfg.AttemptLimit = DefaultAttemptLimit
 	}
-	for name, budget := range map[string]float64{
-		"registers per minute": cfg.RegistersPerMinute,
-		"polls per second":     cfg.PollsPerSecond,
+	for field, budget := range map[string]float64{
+		"RegistersPerMinute": cfg.RegistersPerMinute,
+		"PollsPerSecond":     cfg.PollsPerSecond,
 	} {
 		if !(budget > 0) || math.IsInf(budget, 0) {
-			return fmt.Errorf("provisioning: a budget of %v %s lets nothing through; give a number above 0", budget, name)
+			return &ConfigError{Field: field, Problem: fmt.Sprintf("a budget of %v in %s lets nothing through; give a number above 0", budget, field)}
 		}
 	}
-	if cfg.Fleet < 0 || cfg.AttemptLimit < 0 {
-		return errors.New("provisioning: a fleet or an attempt limit below zero makes no sense")
+	if cfg.Fleet < 0 {
+		return &ConfigError{Field: "Fleet", Problem: "a fleet below zero makes no sense"}
+	}
+	if cfg.AttemptLimit < 0 {
+		return &ConfigError{Field: "AttemptLimit", Problem: "an attempt limit below zero makes no sense"}
 	}
 	if cfg.DialContext == nil {
 		cfg.DialContext = new(net.Dialer).DialContext
@@ -166,7 +169,10 @@ func splitEndpoint(endpoint string) (host, port string, err error) {
 	}
 	_, badPort := strconv.ParseUint(port, 10, 16)
 	if port != "" && badPort != nil || !isHostName(host) && net.ParseIP(host) == nil {
-		return "", "", fmt.Errorf("provisioning: endpoint %q is neither host nor host:port, such as global.azure-devices-provisioning.net", endpoint)
+		return "", "", &ConfigError{
+			Field:   "Endpoint",
+			Problem: fmt.Sprintf("endpoint %q is neither host nor host:port, such as global.azure-devices-provisioning.net", endpoint),
+		}
 	}
 	return host, port, nil
 }

@@ -19,6 +19,18 @@ var ErrAttemptLimit = errors.New("no outcome within the limit of one attempt")
 // provisioning service: a captive portal, a proxy's error page, an answer that makes no sense.
 var ErrNotService = errors.New("the answer is not the provisioning service's")
 
+// ErrPayload is wrapped, beside [ErrRequest], by complaints about a payload: no JSON object, or too large.
+var ErrPayload = fmt.Errorf("%w: the payload", ErrRequest)
+
+// ConfigError is what [New] says of a [Config] that cannot work.
+type ConfigError struct {
+	Field   string // the field's name, such as "IDScope"
+	Problem string // what is wrong with it and what belongs there, one line
+}
+
+// Error gives one line.
+func (e *ConfigError) Error() string { return "provisioning: " + e.Problem }
+
 // ServiceError is an error answer of the provisioning service (dps-protocol 3.7).
 type ServiceError struct {
 	HTTPStatus int           // 300 to 599, over MQTT the topic's status

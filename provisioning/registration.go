@@ -124,12 +124,12 @@ func (r Request) check() error {
 		return fmt.Errorf("%w: no device key given, and no certificate", ErrKey)
 	}
 	if len(r.Payload) > maxPayload {
-		return fmt.Errorf("%w: the payload has %d bytes, the limit is %d", ErrRequest, len(r.Payload), maxPayload)
+		return fmt.Errorf("%w has %d bytes, the limit is %d", ErrPayload, len(r.Payload), maxPayload)
 	}
 	if r.hasPayload() {
 		var members map[string]json.RawMessage
 		if err := json.Unmarshal(r.Payload, &members); err != nil {
-			return fmt.Errorf("%w: the payload is not a JSON object: %v", ErrRequest, err)
+			return fmt.Errorf("%w is not a JSON object: %v", ErrPayload, err)
 		}
 	}
 	if r.OperationID != "" && !isPlain(r.OperationID, maxOperationID) {

@@ -6,12 +6,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,90 +24,178 @@ import (
 	"github.com/contoso/gatewayd/provisioning/internal/mqttrpc/mqttrpctest"
 )
 
-// TestVerdictTable writes the whole table down and compares it with a file that people can read.
-func TestVerdictTable(t *testing.T) {
+// TestVerdicts writes down what is said of everything that can go wrong, and compares it with a file to be read as a
+// list.
+func TestVerdicts(t *testing.T) {
 	unreachable := func(err error) error { return &UnreachableError{Op: opSubmitting, Cause: err} }
 	dial := func(err error) error {
 		return unreachable(fmt.Errorf("dialling: %w", &net.OpError{Op: "dial", Net: "tcp", Err: err}))
 	}
-	refused := func(status, code int) error { return &ServiceError{HTTPStatus: status, Code: code, Message: "…"} }
+	answer := func(status, code int) error { return &ServiceError{HTTPStatus: status, Code: code, Message: "…"} }
 	ended := func(code int, message string) error {
 		return &FailedError{Status: StatusFailed, Code: code, Message: message}
 	}
 	certificate := func(err error) error {
 		return unreachable(&tls.CertificateVerificationError{Err: err})
 	}
+	alert := func(text string) error {
+		return unreachable(&net.OpError{Op: "remote error", Err: errors.New("tls: " + text)})
+	}
+	config := func(change func(*Config)) error {
+		cfg := Config{Endpoint: testHost, IDScope: testScope, Transport: TransportHTTPS}
+		change(&cfg)
+		_, err := New(cfg)
+		return err
+	}
+	payload := func(text string) error {
+		r := request()
+		r.Payload = json.RawMessage(text)
+		return r.check()
+	}
 	late := time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
-	rows := []struct {
-		what string
-		err  error
+	sections := []struct {
+		title string
+		rows  []verdictCase
 	}{
-		{"400207, webhook said 400", ended(400207, "Custom allocation failed with status code: 400")},
-		{"400207, webhook said 428", ended(400207, "Custom allocation failed with status code: 428")},
-		{"400207, no status named", ended(400207, "CustomAllocationFailed")},
-		{"400207, webhook said 429", ended(400207, "Custom allocation failed with status code: 429")},
-		{"400207, webhook said 500", ended(400207, "Custom allocation failed with status code: 500")},
-		{"400208", ended(400208, "CustomAllocationIotHubNotSpecified")},
-		{"400209", ended(400209, "CustomAllocationUnauthorizedAccess")},
-		{"failed with another code", ended(401002, "Unauthorized")},
-		{"failed without a code", ended(0, "An error occurred while sending the request.")},
-		{"disabled", &FailedError{Status: StatusDisabled}},
-		{"400004", refused(400, 400004)},
-		{"401000", refused(401, 401000)},
-		{"401002", refused(401, 401002)},
-		{"404201", refused(404, 404201)},
-		{"409203", refused(409, 409203)},
-		{"409 with another code", refused(409, 409001)},
-		{"412", refused(412, 412000)},
-		{"429, attempt ended", &ThrottledError{NextAttempt: late, Cause: refused(429, 429001)}},
-		{"429 met by a neighbour", &ThrottledError{NextAttempt: late}},
-		{"500, ten times", unreachable(refused(500, 500001))},
-		{"503 without a body, ten times", unreachable(refused(503, 0))},
-		{"assigning for ever", unreachable(ErrAttemptLimit)},
-		{"name not found", dial(&net.DNSError{Err: "no such host", Name: testHost, IsNotFound: true})},
-		{"name server silent", dial(&net.DNSError{Err: "i/o timeout", Name: testHost, IsTimeout: true})},
-		{"refused", dial(os.NewSyscallError("connect", syscall.ECONNREFUSED))},
-		{"network unreachable", dial(os.NewSyscallError("connect", syscall.ENETUNREACH))},
-		{"host unreachable", dial(os.NewSyscallError("connect", syscall.EHOSTUNREACH))},
-		{"reset", unreachable(os.NewSyscallError("read", syscall.ECONNRESET))},
-		{"end of the connection", unreachable(fmt.Errorf("reading the answer: %w", io.ErrUnexpectedEOF))},
-		{"MQTT connection lost", unreachable(fmt.Errorf("%w: pingresp not received", mqttrpc.ErrLost))},
-		{"no answer in time", unreachable(context.DeadlineExceeded)},
-		{"dial timed out", dial(os.ErrDeadlineExceeded)},
-		{"unknown root", certificate(x509.UnknownAuthorityError{})},
-		{"wrong name", certificate(x509.HostnameError{Certificate: new(x509.Certificate), Host: testHost})},
-		{"certificate expired", certificate(x509.CertificateInvalidError{Reason: x509.Expired})},
-		{"not a CA", certificate(x509.CertificateInvalidError{Reason: x509.NotAuthorizedToSign})},
-		{"TLS alert", unreachable(&net.OpError{Op: "remote error", Err: errors.New("tls: protocol version not supported")})},
-		{"no TLS at all", unreachable(tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"})},
-		{"captive portal", unreachable(fmt.Errorf("%w: status 302", ErrNotService))},
-		{"bad registration ID", CheckRegistrationID("dev.")},
-		{"bad key", func() error { _, err := ParseGroupKey("x"); return err }()},
-		{"bad payload", fmt.Errorf("%w: the payload is not a JSON object", ErrRequest)},
-		{"cancelled", fmt.Errorf("submitting: %w", context.Canceled)},
-		{"client closed", ErrClosed},
-		{"anything else", errors.New("a wasp's nest")},
+		{"The service ended the registration", []verdictCase{
+			{"status disabled", &FailedError{Status: StatusDisabled}},
+			{"400207, the webhook said 400", ended(400207, "Custom allocation failed with status code: 400")},
+			{"400207, the webhook said 428", ended(400207, "Custom allocation failed with status code: 428")},
+			{"400207, the webhook said 429", ended(400207, "Custom allocation failed with status code: 429")},
+			{"400207, the webhook said 500", ended(400207, "Custom allocation failed with status code: 500")},
+			{"400207, no status named", ended(400207, "CustomAllocationFailed")},
+			{"no code, the webhook was out of reach", ended(0, "An error occurred while sending the request.")},
+			{"400208, no hub named", ended(400208, "CustomAllocationIotHubNotSpecified")},
+			{"400209, the webhook said 401", ended(400209, "CustomAllocationUnauthorizedAccess")},
+			{"the hub said IotHubUnauthorizedAccess", ended(401002, `{"Message":"ErrorCode:IotHubUnauthorizedAccess;Unauthorized","ExceptionMessage":"Tracking ID:…"}`)},
+			{"the hub said 400027", ended(400027, "ConnectionForcefullyClosedOnNewConnection")},
+			{"the hub said 404104", ended(404104, "DeviceConnectionClosedRemotely")},
+			{"the hub said 429", ended(429001, "ThrottlingException")},
+			{"401002 in the registration's state", ended(401002, "Unauthorized")},
+			{"another code", ended(404001, "IotHubNotFound")},
+			{"no code, no message", ended(0, "")},
+		}},
+		{"The service refused the request, or put it off", []verdictCase{
+			{"400004", answer(400, 400004)},
+			{"401000", answer(401, 401000)},
+			{"401002", answer(401, 401002)},
+			{"404201", answer(404, 404201)},
+			{"404202", answer(404, 404202)},
+			{"404203", answer(404, 404203)},
+			{"404204", answer(404, 404204)},
+			{"404 without a code", answer(404, 0)},
+			{"405", answer(405, 0)},
+			{"409203", answer(409, 409203)},
+			{"409 with another code", answer(409, 409001)},
+			{"412xxx", answer(412, 412000)},
+			{"415", answer(415, 0)},
+			{"429001, the attempt ended", &ThrottledError{NextAttempt: late, Cause: answer(429, 429001)}},
+			{"429, met by another device of this gateway", &ThrottledError{NextAttempt: late}},
+			{"500001, ten times", unreachable(answer(500, 500001))},
+			{"503 without a body, ten times", unreachable(answer(503, 0))},
+			{"assigning for ever", unreachable(ErrAttemptLimit)},
+		}},
+		{"On the way to the service", []verdictCase{
+			{"DNS: no such name", dial(&net.DNSError{Err: "no such host", Name: testHost, IsNotFound: true})},
+			{"DNS: no answer", dial(&net.DNSError{Err: "i/o timeout", Name: testHost, IsTimeout: true})},
+			{"DNS: the name server fails", dial(&net.DNSError{Err: "server misbehaving", Name: testHost, IsTemporary: true})},
+			{"connection refused", dial(os.NewSyscallError("connect", syscall.ECONNREFUSED))},
+			{"network unreachable", dial(os.NewSyscallError("connect", syscall.ENETUNREACH))},
+			{"host unreachable", dial(os.NewSyscallError("connect", syscall.EHOSTUNREACH))},
+			{"no answer to the dialling", dial(os.ErrDeadlineExceeded)},
+			{"no answer to the request", unreachable(context.DeadlineExceeded)},
+			{"connection reset", unreachable(os.NewSyscallError("read", syscall.ECONNRESET))},
+			{"connection ended early", unreachable(fmt.Errorf("reading the answer: %w", io.ErrUnexpectedEOF))},
+			{"MQTT connection lost", unreachable(fmt.Errorf("%w: pingresp not received", mqttrpc.ErrLost))},
+			{"TLS: unknown root", certificate(x509.UnknownAuthorityError{})},
+			{"TLS: signed by what is no authority", certificate(x509.CertificateInvalidError{Reason: x509.NotAuthorizedToSign})},
+			{"TLS: another name", certificate(x509.HostnameError{Certificate: new(x509.Certificate), Host: testHost})},
+			{"TLS: not valid yet", certificate(x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 1970-01-01T00:01:07Z is before 2026-01-01T00:00:00Z"})},
+			{"TLS: expired", certificate(x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 2027-01-01T00:00:00Z is after 2026-12-01T00:00:00Z"})},
+			{"TLS: refused", alert("protocol version not supported")},
+			{"TLS: our certificate refused", alert("bad certificate")},
+			{"no TLS at all", unreachable(tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"})},
+			{"a login page answers", unreachable(fmt.Errorf("%w: status 302", ErrNotService))},
+		}},
+		{"On this machine", []verdictCase{
+			{"registration ID that cannot be one", CheckRegistrationID("dev.")},
+			{"key that is no key", func() error { _, err := ParseGroupKey("x"); return err }()},
+			{"no ID scope", config(func(c *Config) { c.IDScope = "" })},
+			{"malformed ID scope", config(func(c *Config) { c.IDScope = "0ne/x" })},
+			{"bad endpoint", config(func(c *Config) { c.Endpoint = "https://" + testHost })},
+			{"unknown transport", config(func(c *Config) { c.Transport = "amqp" })},
+			{"budget below zero", config(func(c *Config) { c.PollsPerSecond = -1 })},
+			{"payload that is no object", payload(`[1]`)},
+			{"payload that is too large", payload(`{"x":"` + strings.Repeat("x", maxPayload) + `"}`)},
+			{"stored operation ID that is damaged", func() error { r := request(); r.OperationID = "a/b"; return r.check() }()},
+			{"interrupted", fmt.Errorf("submitting: %w", context.Canceled)},
+			{"client closed", ErrClosed},
+			{"anything else", errors.New("a wasp's nest")},
+		}},
 	}
-	var table strings.Builder
-	unused := make(map[string]bool)
-	for kind := range verdicts {
-		unused[kind] = true
-	}
-	owners := map[string]bool{OwnerTechnician: true, OwnerSiteNetwork: true, OwnerPolicy: true, OwnerCloudOperator: true}
-	for _, row := range rows {
-		d := Verdict(fmt.Errorf("registering %q: %w", testID, row.err))
-		delete(unused, d.Kind)
-		fmt.Fprintf(&table, "%s\n  kind:    %s\n  code:    %d\n  verdict: %s\n  owner:   %s\n  next:    %s\n\n", row.what, d.Kind, d.Code, d.Verdict, d.Owner, d.Next)
-		if !owners[d.Owner] || d.Verdict == "" || d.Next == "" {
-			t.Errorf("%s: %+v is not complete", row.what, d)
+	var list strings.Builder
+	seen := make(map[string][]int) // kind to codes
+	for _, section := range sections {
+		fmt.Fprintf(&list, "%s\n%s\n\n", section.title, strings.Repeat("=", len(section.title)))
+		for _, row := range section.rows {
+			d := Verdict(fmt.Errorf("registering %q: %w", testID, row.err))
+			seen[d.Kind] = append(seen[d.Kind], d.Code)
+			fmt.Fprintf(&list, "%s\n  %s\n  Owner: %s\n  Next:  %s\n  Kind:  %s\n", row.title, d.Verdict, d.Owner, d.Next, d.Kind)
+			if d.SDKResult != "" {
+				fmt.Fprintf(&list, "  C SDK: %s\n", d.SDKResult)
+			}
+			list.WriteString("\n")
 		}
 	}
-	golden(t, "verdicts.golden", table.String())
-	for kind := range unused {
-		t.Errorf("no row shows the kind %q", kind)
+	golden(t, "verdicts.golden", list.String())
+
+	for _, f := range Failures() {
+		if seen[f.Kind] == nil {
+			t.Errorf("no case shows the kind %q", f.Kind)
+		}
+		for _, code := range f.Codes {
+			if !slices.Contains(seen[f.Kind], code) {
+				t.Errorf("no case shows %d as %q", code, f.Kind)
+			}
+		}
 	}
 	if d := Verdict(nil); d != (Diagnosis{}) {
 		t.Errorf("no error is diagnosed as %+v", d)
+	}
+}
+
+// verdictCase is something that can go wrong, as people would name it.
+type verdictCase struct {
+	title string
+	err   error
+}
+
+// TestFailuresAreReadable holds every row of the table to the same form, so that lists can be laid out and sentences
+// joined.
+func TestFailuresAreReadable(t *testing.T) {
+	owners := []string{OwnerTechnician, OwnerSiteNetwork, OwnerPolicy, OwnerCloudOperator}
+	kinds := make(map[string]bool)
+	for _, f := range Failures() {
+		if kinds[f.Kind] {
+			t.Errorf("%s: there twice", f.Kind)
+		}
+		kinds[f.Kind] = true
+		if f.Kind == "" || strings.Trim(f.Kind, "abcdefghijklmnopqrstuvwxyz-") != "" || len(f.Kind) > 32 {
+			t.Errorf("%q: not a short word in lower case", f.Kind)
+		}
+		if !slices.Contains(owners, f.Owner) {
+			t.Errorf("%s: unknown owner %q", f.Kind, f.Owner)
+		}
+		for text, most := range map[string]int{f.Verdict: 96, f.Next: 160} {
+			if !strings.HasSuffix(text, ".") || len(text) > most || strings.TrimSpace(text) != text || strings.ContainsAny(text, "\n\t|") {
+				t.Errorf("%s: not sentences of at most %d bytes: %q", f.Kind, most, text)
+			}
+		}
+		for name := range strings.SplitSeq(f.SDKResult, ", ") {
+			if name != "" && !strings.HasPrefix(name, "PROV_DEVICE_RESULT_") {
+				t.Errorf("%s: the C SDK knows no %q", f.Kind, name)
+			}
+		}
 	}
 }
 
@@ -126,7 +216,7 @@ func TestVerdictOfRealErrors(t *testing.T) {
 				return dial(ctx, network, testHost+":"+port)
 			}
 		}, "tls-name"},
-		{"clock far ahead", func(*testing.T, *dps) { time.Sleep(100 * 365 * 24 * time.Hour) }, "tls-clock"},
+		{"clock far ahead", func(*testing.T, *dps) { time.Sleep(100 * 365 * 24 * time.Hour) }, "tls-expired"},
 		{"no TLS", func(_ *testing.T, d *dps) {
 			d.cfg.DialContext = func(context.Context, string, string) (net.Conn, error) {
 				here, there := net.Pipe()

@@ -135,12 +135,16 @@ func (cfg *Config) fillIn() error {
 	if cfg.AttemptLimit == 0 {
 		cfg.AttemptLimit = DefaultAttemptLimit
 	}
-	for field, budget := range map[string]float64{
-		"RegistersPerMinute": cfg.RegistersPerMinute,
-		"PollsPerSecond":     cfg.PollsPerSecond,
+	for _, budget := range []struct {
+		field, unit string
+		value       float64
+	}{
+		{"RegistersPerMinute", "registers per minute", cfg.RegistersPerMinute},
+		{"PollsPerSecond", "polls per second", cfg.PollsPerSecond},
 	} {
-		if !(budget > 0) || math.IsInf(budget, 0) {
-			return &ConfigError{Field: field, Problem: fmt.Sprintf("a budget of %v in %s lets nothing through; give a number above 0", budget, field)}
+		if !(budget.value > 0) || math.IsInf(budget.value, 0) {
+			problem := fmt.Sprintf("a budget of %v %s lets nothing through; give a number above 0", budget.value, budget.unit)
+			return &ConfigError{Field: budget.field, Problem: problem}
 		}
 	}
 	if cfg.Fleet < 0 {

@@ -4,6 +4,7 @@ package provisioning
 
 import (
 	"context"
+	"crypto/elliptic"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -53,6 +54,9 @@ func TestVerdicts(t *testing.T) {
 		return r.check()
 	}
 	late := time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
+	issued := Issue(t, "device-1", nil, ECDSAKey(t, elliptic.P256()))
+	other := Issue(t, "device-1", nil, ECDSAKey(t, elliptic.P256()))
+	own := issued.Certificate(t)
 	sections := []struct {
 		title string
 		rows  []verdictCase
@@ -120,6 +124,10 @@ func TestVerdicts(t *testing.T) {
 		{"On this machine", []verdictCase{
 			{"registration ID that cannot be one", CheckRegistrationID("dev.")},
 			{"key that is no key", func() error { _, err := ParseGroupKey("x"); return err }()},
+			{"certificate of another name", own.checkFor("device-2", late)},
+			{"certificate that has run out", own.checkFor("device-1", late.AddDate(100, 0, 0))},
+			{"certificate that is not valid yet", own.checkFor("device-1", late.AddDate(-100, 0, 0))},
+			{"certificate with another's key", func() error { _, err := ParseCertificate(issued.PEM(), other.KeyPEM()); return err }()},
 			{"no ID scope", config(func(c *Config) { c.IDScope = "" })},
 			{"malformed ID scope", config(func(c *Config) { c.IDScope = "0ne/x" })},
 			{"bad endpoint", config(func(c *Config) { c.Endpoint = "https://" + testHost })},

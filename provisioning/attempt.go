@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -48,17 +49,20 @@ const (
 
 // attempt is one run of one registration. It knows no transport. Only the goroutine that called Register uses it.
 type attempt struct {
-	request Request
-	body    []byte
-	session session
-	pace    *pace
-	limit   time.Duration // of the whole, from the first request on
-	spread  time.Duration // rule 2's T
-	log     *slog.Logger
+	request    Request
+	body       []byte
+	credential *credential
+	session    session
+	pace       *pace
+	worked     *atomic.Int64 // which key was accepted last, for the client's next attempt
+	limit      time.Duration // of the whole, from the first request on
+	spread     time.Duration // rule 2's T
+	log        *slog.Logger
 
 	deadline    time.Time // zero until the first request
 	status      Status    // what the service said last
 	operationID string    // "" until known
+	tried       map[string]*remedies
 }
 
 // run goes from nothing, or from what an earlier attempt left, to the end.
@@ -87,7 +91,10 @@ func (a *attempt) run(ctx context.Context) (Assignment, error) {
 		if err != nil {
 			return Assignment{}, err
 		}
-		return op.assignment(a.request.RegistrationID)
+		assignment, err := op.assignment(a.request.RegistrationID)
+		assignment.Key = a.credential.using
+		a.credential.clock.passed(assignment.LastUpdatedDateTimeUTC, time.Now())
+		return assignment, err
 	}
 }
 
@@ -211,10 +218,10 @@ type question struct {
 	send     func(ctx context.Context) (reply, error)
 }
 
-// ask sends q until the service gives another answer than "later", which rule 2 governs. A refusal below 429 is a
-// *ServiceError.
+// ask sends q until the service gives another answer than "later", which rule 2 governs, or than a 401 that rule 5
+// mends. A refusal below 429 is a *ServiceError.
 func (a *attempt) ask(ctx context.Context, q question) (reply, error) {
-	for n := 1; ; n++ {
+	for n := 1; ; {
 		if err := q.turn(ctx); err != nil {
 			return reply{}, err
 		}
@@ -224,7 +231,14 @@ func (a *attempt) ask(ctx context.Context, q question) (reply, error) {
 			err = answer.serviceError()
 		}
 		if err == nil {
+			if len(a.credential.keys) > 1 {
+				a.worked.Store(int64(a.credential.using))
+			}
+			a.credential.clock.passed(answer.clock(), answer.at)
 			return answer, nil
+		}
+		if err = a.mend(q, answer, err); err == nil {
+			continue
 		}
 		refused, err := a.judge(ctx, q, err)
 		if err != nil {
@@ -233,6 +247,7 @@ func (a *attempt) ask(ctx context.Context, q question) (reply, error) {
 		if err := a.postpone(ctx, q.op, n, refused, q.register); err != nil {
 			return reply{}, err
 		}
+		n++
 	}
 }
 
@@ -248,7 +263,7 @@ func (a *attempt) judge(ctx context.Context, q question, err error) (later *Serv
 	case !errors.As(err, &refused):
 		return nil, &UnreachableError{Op: q.op, Cause: err}
 	case refused.HTTPStatus < statusLater: // it means what it says; asking again would not change it
-		return nil, fmt.Errorf("%s: %w", q.op, refused)
+		return nil, fmt.Errorf("%s: %w", q.op, err)
 	default:
 		return refused, nil
 	}

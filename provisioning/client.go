@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -79,7 +80,8 @@ type Client struct {
 	pace    *pace
 	agent   string // product name and version, as sent
 	open    func(registrationID string, shown *credential) session
-	release func() // closes what sessions share
+	release func()       // closes what sessions share
+	worked  atomic.Int64 // index of the key that was accepted last
 
 	warned sync.Map // thumbprints of certificates whose expiry was warned of, each once
 
@@ -190,12 +192,12 @@ func version() string {
 }
 
 // Register runs one registration to its end: it submits, polls and returns the assignment. It blocks for as long as
-// the service needs, up to the configured limit and the wait for its turn, and keeps to rules 1, 2, 3 and 12 of the
+// the service needs, up to the configured limit and the wait for its turn, and keeps to the rules of the
 // package comment. Ending ctx abandons the attempt; what the service has begun goes on there.
 //
 // The error wraps one of these, to be looked for in this order: a *[ThrottledError], an *[UnreachableError], a
-// *[FailedError], a *[ServiceError] (a refusal, below 429), [ErrRegistrationID], [ErrKey], [ErrCertificate], [ErrRequest], ctx's error,
-// [ErrClosed], or the error of Observe. [Verdict] says what each means to a person.
+// *[FailedError], a *[CredentialError] (a 401), a *[ServiceError] (a refusal, below 429), [ErrRegistrationID],
+// [ErrKey], [ErrCertificate], [ErrRequest], ctx's error, [ErrClosed], or the error of Observe. [Verdict] says what each means to a person.
 func (c *Client) Register(ctx context.Context, r Request) (Assignment, error) {
 	assignment, err := c.register(ctx, r)
 	if err != nil {
@@ -223,14 +225,18 @@ func (c *Client) register(ctx context.Context, r Request) (Assignment, error) {
 		return Assignment{}, err
 	}
 	c.warnOfExpiry(shown)
+	shown.begin(int(c.worked.Load()))
 	a := &attempt{
-		request: r,
-		body:    body,
-		session: c.open(r.RegistrationID, shown),
-		pace:    c.pace,
-		limit:   c.cfg.AttemptLimit,
-		spread:  fleetSpread(c.cfg.Fleet, c.cfg.RegistersPerMinute),
-		log:     c.log.With("registration_id", r.RegistrationID),
+		request:    r,
+		body:       body,
+		credential: shown,
+		tried:      make(map[string]*remedies),
+		worked:     &c.worked,
+		session:    c.open(r.RegistrationID, shown),
+		pace:       c.pace,
+		limit:      c.cfg.AttemptLimit,
+		spread:     fleetSpread(c.cfg.Fleet, c.cfg.RegistersPerMinute),
+		log:        c.log.With("registration_id", r.RegistrationID),
 	}
 	defer a.session.close()
 	return a.run(ctx)

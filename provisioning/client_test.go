@@ -114,12 +114,12 @@ func TestRegisterEndings(t *testing.T) {
 		{
 			"unauthorized",
 			[]said{refusal(401, 401002, "")},
-			`*provisioning.ServiceError: submitting: the provisioning service answered 401 (code 401002): No. [tracking ID 00000000-0000-4000-8000-000000000000]`,
+			`*provisioning.ServiceError: submitting: the provisioning service answered 401 (code 401002): No. [tracking ID 00000000-0000-4000-8000-000000000000]; the key was not accepted, and the clock is right`,
 		},
 		{
 			"unauthorized on a poll",
 			[]said{assigning("3"), refusal(401, 401002, "")},
-			`*provisioning.ServiceError: polling operation: the provisioning service answered 401 (code 401002): No. [tracking ID 00000000-0000-4000-8000-000000000000]`,
+			`*provisioning.ServiceError: polling operation: the provisioning service answered 401 (code 401002): No. [tracking ID 00000000-0000-4000-8000-000000000000]; the key was not accepted, and the clock is right`,
 		},
 		{
 			"no enrollment",

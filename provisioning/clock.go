@@ -88,27 +88,35 @@ func (c *Clock) floorAt(moment time.Time) time.Time {
 	return c.floor.Add(moment.Sub(c.since))
 }
 
-// passed takes in that the service named a time when it answered at moment. The few minutes of tolerance keep a clock
-// that is slightly slow out of this.
+// passed takes in that the service named a time when it accepted a request at moment. It is believed as far as this
+// clock agrees, because a time to come would be a floor for ever. The few minutes of tolerance keep a clock out of this
+// that is slightly slow.
 func (c *Clock) passed(service, moment time.Time) {
 	if service.IsZero() {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if ours := c.at(moment); ours.Before(service) {
+		service = ours.Round(0)
+	}
 	if least := service.Add(-skewLimit); least.After(c.floorAt(moment)) {
 		c.floor, c.since = least, moment
 	}
 }
 
-// correct makes the service's time this clock's, if they are more than five minutes apart, and tells whether it did. A
-// time before the floor is not believed. The caller vouches that the time is the provisioning service's own.
-func (c *Clock) correct(service, moment time.Time) bool {
+// follow makes the service's time this clock's, if they are more than five minutes apart, and tells whether they agree
+// after that. A time before the floor is not believed. The caller vouches that it is the provisioning service that
+// named its time when it answered at moment.
+func (c *Clock) follow(service, moment time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	was := c.at(moment).Round(0)
 	skew := service.Sub(was)
-	if skew.Abs() <= skewLimit || service.Before(c.floorAt(moment)) {
+	if skew.Abs() <= skewLimit {
+		return true
+	}
+	if service.Before(c.floorAt(moment)) {
 		return false
 	}
 	c.service, c.heard = service, moment

@@ -56,14 +56,15 @@ func TestRule5TheClockIsCorrected(t *testing.T) {
 		skew  time.Duration // the service's clock before ours
 		floor time.Duration // before ours
 		taken bool
+		agree bool
 	}{
-		{"the same", 0, -time.Hour, false},
-		{"five minutes ahead", 5 * time.Minute, -time.Hour, false},
-		{"six minutes ahead", 6 * time.Minute, -time.Hour, true},
-		{"years ahead", 26 * 365 * 24 * time.Hour, -time.Hour, true},
-		{"six minutes behind", -6 * time.Minute, -time.Hour, true},
-		{"behind the floor", -2 * time.Hour, -time.Hour, false},
-		{"ahead of a floor in force", 2 * time.Hour, time.Hour, true},
+		{"the same", 0, -time.Hour, false, true},
+		{"five minutes ahead", 5 * time.Minute, -time.Hour, false, true},
+		{"six minutes ahead", 6 * time.Minute, -time.Hour, true, true},
+		{"years ahead", 26 * 365 * 24 * time.Hour, -time.Hour, true, true},
+		{"six minutes behind", -6 * time.Minute, -time.Hour, true, true},
+		{"behind the floor", -2 * time.Hour, -time.Hour, false, false},
+		{"ahead of a floor in force", 2 * time.Hour, time.Hour, true, true},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -75,8 +76,8 @@ func TestRule5TheClockIsCorrected(t *testing.T) {
 					want = time.Now().Add(test.skew + time.Hour)
 				}
 				log.Reset()
-				if got := clock.correct(time.Now().Add(test.skew), time.Now()); got != test.taken {
-					t.Fatalf("taken: got %v, want %v", got, test.taken)
+				if got := clock.follow(time.Now().Add(test.skew), time.Now()); got != test.agree {
+					t.Fatalf("they agree: got %v, want %v", got, test.agree)
 				}
 				time.Sleep(time.Hour)
 				if got := clock.Now(); !got.Equal(want) {
@@ -94,7 +95,7 @@ func TestRule5TheClockIsCorrected(t *testing.T) {
 func TestRule5ACorrectionEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		clock := NewClock(time.Time{}, nil)
-		clock.correct(time.Now().Add(time.Hour), time.Now())
+		clock.follow(time.Now().Add(time.Hour), time.Now())
 		// As if the system had been set to the service's time and a minute: the bubble's clock cannot be.
 		clock.service = clock.service.Add(-time.Hour - time.Minute)
 		if got := clock.Now(); !got.Equal(time.Now()) {
@@ -106,17 +107,21 @@ func TestRule5ACorrectionEnds(t *testing.T) {
 	})
 }
 
-// TestRule5TheFloorGrowsWithTheServicesWord: what the service named has passed, minutes of tolerance aside.
+// TestRule5TheFloorGrowsWithTheServicesWord: what the service named has passed, minutes of tolerance aside; but not
+// what this clock has not come to.
 func TestRule5TheFloorGrowsWithTheServicesWord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		clock := NewClock(time.Time{}, nil)
-		service := time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
-		clock.passed(service, time.Now())
+		clock, begun := NewClock(time.Time{}, nil), time.Now()
+		clock.passed(begun, time.Now())
 		clock.passed(time.Time{}, time.Now())
-		clock.passed(service.Add(-time.Hour), time.Now())
+		clock.passed(begun.Add(-time.Hour), time.Now())
 		time.Sleep(time.Hour)
-		if got, want := clock.Floor(), service.Add(time.Hour-skewLimit); !got.Equal(want) {
+		if got, want := clock.Floor(), begun.Add(time.Hour-skewLimit); !got.Equal(want) {
 			t.Errorf("got %v, want %v", got, want)
+		}
+		clock.passed(time.Now().Add(1000*time.Hour), time.Now())
+		if got, want := clock.Floor(), begun.Add(time.Hour-skewLimit); !got.Equal(want) {
+			t.Errorf("a time to come: got %v, want %v", got, want)
 		}
 	})
 }

@@ -22,7 +22,8 @@
 //   - an Assignment: the device belongs to a hub, which opens to the same device key ([HubResource]) or
 //     certificate;
 //   - [FailedError]: the service ended it, status failed or disabled. Both come with HTTP status 200;
-//   - [ServiceError]: the service refused the request, with a status from 400 to 428;
+//   - [CredentialError]: the service accepts none of the keys (401);
+//   - [ServiceError]: the service refused the request for another reason, with a status from 400 to 428;
 //   - [ThrottledError]: the service asked for a long pause;
 //   - [UnreachableError]: there was no answer, or none that makes sense.
 //
@@ -39,6 +40,9 @@
 //     1 s + (n-1)·9 s and a random part of the time that the fleet needs within its budget. A hint above five minutes ends
 //     the attempt, and so does the tenth failure in a row. A 429 to a register holds back all other registers of the client.
 //   - Rule 3. A poll that fails keeps its operation ID. Only a 404 to it begins a new registration, once.
+//   - Rule 5, 401. When the answer shows that the clock is more than five minutes off, the service's time is used from then
+//     on, which is logged once; else the device's next key is tried. The request is repeated after either, an operation
+//     ID is kept. [Clock] also has a floor, for tokens and certificates alike.
 //   - Rule 10. Tokens: upper-case escapes, the order sr, sig, se, skn, an hour, fresh for each request or connection.
 //   - Rule 11. A registration ID is checked by the documented rule before anything is sent.
 //   - Rule 12. One pool of HTTPS connections for all. Transport hiccups are retried twice and quickly, but never

@@ -126,3 +126,9 @@ func vectors(t *testing.T, v any) {
 func refuseWith(code int) func(*mqttrpctest.Client) int {
 	return func(*mqttrpctest.Client) int { return code }
 }
+
+// synctestOverMQTT runs a test of a rule that only MQTT has.
+func synctestOverMQTT(t *testing.T, test func(t *testing.T, service *dps)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(t, newDPS(t, TransportMQTT)) })
+}

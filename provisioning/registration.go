@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -45,7 +46,9 @@ type Request struct {
 	// RegistrationID is the name to register under, checked by [CheckRegistrationID] before anything is sent. Required.
 	RegistrationID string
 
-	// Keys are the device's keys, primary first. The first signs. Required without a Certificate: one at least.
+	// Keys are the device's keys, primary first. The client begins with the one that the service accepted last, from
+	// whatever device, and goes on to the other when it is refused, so that a rollover loses none. Required without a
+	// Certificate: one at least.
 	Keys []DeviceKey
 
 	// Certificate is what the device shows instead of signing with a key. Its common name must equal RegistrationID,
@@ -80,7 +83,7 @@ const (
 	StepSubmitting Step = "submitting" // about to send the register request
 	StepAssigning  Step = "assigning"  // the service works on it; OperationID is set, the next poll comes after Wait
 	StepThrottled  Step = "throttled"  // answered 429; again after Wait
-	StepRetrying   Step = "retrying"   // answered 5xx, or 409203; again after Wait
+	StepRetrying   Step = "retrying"   // answered 5xx, or 409203, again after Wait; or 401, which the service's time or the other key may mend
 	StepRestarting Step = "restarting" // the service does not know the operation any more; a new registration follows
 )
 
@@ -110,6 +113,9 @@ type Assignment struct {
 	LastUpdatedDateTimeUTC time.Time
 	ETag                   string // opaque
 	OperationID            string // "" when the assignment was looked up
+
+	// Key is the index of the key in Request.Keys that the service accepted; it opens the hub too.
+	Key int
 }
 
 // check refuses what must not be sent, before anything is.
@@ -120,7 +126,7 @@ func (r Request) check() error {
 	switch {
 	case r.Certificate != nil && len(r.Keys) > 0:
 		return fmt.Errorf("%w: both keys and a certificate are given; a device proves itself with one of them", ErrRequest)
-	case r.Certificate == nil && (len(r.Keys) == 0 || r.Keys[0].IsZero()):
+	case r.Certificate == nil && (len(r.Keys) == 0 || slices.ContainsFunc(r.Keys, DeviceKey.IsZero)):
 		return fmt.Errorf("%w: no device key given, and no certificate", ErrKey)
 	}
 	if len(r.Payload) > maxPayload {

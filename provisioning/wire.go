@@ -18,7 +18,7 @@ type reply struct {
 	status     int       // as in HTTP
 	retryAfter string    // the hint as it came, "" if none
 	at         time.Time // when it had arrived in full
-	date       time.Time // the service's clock, if the answer shows it
+	date       time.Time // of the answer's header; MQTT has none
 	body       []byte    // at most maxBody bytes
 	marked     bool      // a header that only the service sets was there
 }
@@ -65,6 +65,8 @@ type errorBody struct {
 	ErrorCode  int    `json:"errorCode"`
 	TrackingID string `json:"trackingId"`
 	Message    string `json:"message"`
+
+	TimestampUTC string `json:"timestampUtc"` // seven fractional digits
 }
 
 // registerBody is the document that register and the registration status lookup send (dps-protocol 3.4).
@@ -199,6 +201,18 @@ func parseTime(text string) time.Time {
 		}
 	}
 	return time.Time{}
+}
+
+// clock is what time it was for the service when it answered; zero if the answer does not tell.
+func (r reply) clock() time.Time {
+	if !r.date.IsZero() || r.status < 300 {
+		return r.date
+	}
+	var document errorBody
+	if decodeObject(r.body, &document) != nil {
+		return time.Time{}
+	}
+	return parseTime(document.TimestampUTC)
 }
 
 // serviceError reads an answer of 300 and above. From 429 on the status alone counts: a front end may answer for the

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -91,7 +92,7 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 	g.supervisor = newSupervisor(w, cfg.Site, known)
 	g.tasks = append(g.tasks, g.supervisor)
 	for _, bus := range cfg.Buses {
-		if err := g.addLine(bus); err != nil {
+		if err := g.addLine(bus, known); err != nil {
 			return nil, &ConfigError{err}
 		}
 	}
@@ -146,7 +147,13 @@ func (t lineTask) Run(ctx context.Context) error {
 	return t.Bus.Run(ctx, func(e serialbus.Event) { t.heard(ctx, e) })
 }
 
-func (g *Gateway) addLine(cfg config.Bus) error {
+// addLine adds a line; what the store knows of it is looked for first.
+func (g *Gateway) addLine(cfg config.Bus, known []record) error {
+	for _, r := range known {
+		if r.Place.Bus == cfg.Line.Name && slices.Contains(cfg.Line.Units, byte(r.Place.Unit)) {
+			cfg.Line.Known = append(cfg.Line.Known, byte(r.Place.Unit))
+		}
+	}
 	serial, err := serialbus.New(cfg.Line, g.log.With("bus", cfg.Line.Name))
 	if err != nil {
 		return fmt.Errorf("preparing bus %q: %w", cfg.Line.Name, err)

@@ -83,6 +83,9 @@ func (s *supervisor) heard(ctx context.Context, l *line, event serialbus.Event) 
 	log := s.world.log.With("bus", l.Line.Name, "port", l.Line.Port)
 	switch event.Kind {
 	case serialbus.LineUp: // the bus has logged it, as it has a line that goes down
+	case serialbus.Scanning:
+		log.Debug("scanning", "step", event.Progress.Step, "percent", event.Progress.Percent, "unit", event.Unit,
+			"left", event.Progress.Left, "found", event.Progress.Found)
 	case serialbus.LineDown:
 		for _, at := range s.spotsOn(l) {
 			s.lost(ctx, at)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
@@ -26,13 +27,15 @@ type Bus struct {
 	// The rest belongs to the goroutine that runs Run.
 	events func(Event)
 	places []*place
+	scan   scan
+	habits habits // what was learned of a Modbus line
 	down   string // why the line is down, as last told; "" = it is up or was never tried
 }
 
 // driver is one protocol on an open port. Its methods run on the goroutine that owns the port. An error that isLost
 // ends the port, the context's ends the call, any other is about the appliance.
 type driver interface {
-	// present asks cheaply whether the unit answers.
+	// present asks cheaply whether a unit answers that ought to be there.
 	present(ctx context.Context, unit byte) error
 	// identify reads once who answers.
 	identify(ctx context.Context, unit byte) (Identity, error)
@@ -67,8 +70,10 @@ func New(cfg Config, log *slog.Logger) (*Bus, error) {
 		ready:    make(chan struct{}),
 		done:     make(chan struct{}),
 	}
+	b.habits.waits = newWaits(cfg.ReplyTimeout, shortestWait)
+	b.scan = scan{gap: slowGap, step: progressStep}
 	for _, unit := range cfg.Units {
-		b.places = append(b.places, &place{unit: unit})
+		b.places = append(b.places, &place{unit: unit, known: slices.Contains(cfg.Known, unit)})
 	}
 	if cfg.Driver == DriverLine {
 		b.places = []*place{{unit: 0}}
@@ -139,9 +144,10 @@ func (b *Bus) lineDown(err error) {
 	for _, p := range b.places {
 		if p.found {
 			b.lose(p, err)
+			p.known, p.due = true, time.Time{} // the first to be looked for when the line is back
 		}
-		p.forget()
 	}
+	b.scan.interrupt()
 	if b.down == err.Error() {
 		return
 	}
@@ -171,12 +177,13 @@ func (b *Bus) standby(ctx context.Context, free <-chan struct{}, timer <-chan ti
 func (b *Bus) newDriver(p port) driver {
 	t := newTiming(b.cfg.Baud, b.cfg.Parity, b.profile.Serial.StopBits)
 	if b.cfg.Driver == DriverModbusRTU {
-		return &modbusDriver{master: newRTU(p, t, b.cfg.ReplyTimeout, b.log), profile: b.profile}
+		b.habits.waits.setFloor(shortestWaitOf("/sys/class/tty", b.cfg.Port))
+		return &modbusDriver{master: newRTU(p, t, &b.habits, b.log), profile: b.profile}
 	}
 	return &alpDriver{port: p, timing: t, wait: b.cfg.ReplyTimeout, profile: b.profile, log: b.log}
 }
 
-// work is the owner's loop on an open port: look at the places when they are due, serve requests in between. It
+// work is the owner's loop on an open port: serve requests, and in between look at the places when they are due. It
 // returns when the port is lost or ctx ends.
 func (b *Bus) work(ctx context.Context, p port) error {
 	if err := pause(ctx, b.cfg.Settle); err != nil {
@@ -187,8 +194,8 @@ func (b *Bus) work(ctx context.Context, p port) error {
 	}
 	d := b.newDriver(p)
 	for {
-		next := b.nextPlace()
-		timer := time.NewTimer(time.Until(next.due))
+		next := b.nextLook(d, time.Now())
+		timer := time.NewTimer(time.Until(next.at))
 		var err error
 		select {
 		case <-ctx.Done():

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +24,7 @@ type bench struct {
 
 	mu     sync.Mutex // guards the rest
 	told   []string
+	scans  []Progress
 	wire   *wire // what the next open gives
 	openAs error // or this error
 	port   port  // if not nil, what the next open gives instead of the wire
@@ -116,6 +116,10 @@ func (b *bench) opened() int {
 func (b *bench) hear(e Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if e.Kind == Scanning {
+		b.scans = append(b.scans, e.Progress)
+		return
+	}
 	line := e.Kind.String()
 	if e.Kind == Found {
 		line += " " + e.Identity.Serial + " " + e.Identity.Firmware
@@ -417,43 +421,6 @@ func TestStopWhileApplying(t *testing.T) {
 	})
 }
 
-// TestSilentUnitsDoNotStarveTheOthers: a found unit is looked at on time among 246 silent ones.
-func TestSilentUnitsDoNotStarveTheOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		bus, err := New(Config{Port: "/dev/ttyTEST", Driver: DriverModbusRTU, Units: allUnits()}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var gone atomic.Bool
-		w := &wire{answer: func(request []byte) []burst {
-			if request[0] != 200 || gone.Load() {
-				return nil
-			}
-			if request[1] != fcReadRegisters {
-				return soon(sealed([]byte{200, request[1] | exceptionBit, exceptionFunction}))
-			}
-			return soon(sealed([]byte{200, fcReadRegisters, 2, 0, 0}))
-		}}
-		b := &bench{bus: bus, ended: make(chan error, 1)}
-		bus.open = func() (port, error) { return w, nil }
-		b.start(t)
-		first := b.after(3 * time.Minute) // 246 silent units at half a second each
-		if found := strings.Count(strings.Join(first, "\n"), "found"); found != 1 || len(first) != 1+247 {
-			t.Errorf("%d found, %d events", found, len(first))
-		}
-		gone.Store(true)
-		expect(t, "gone", b.after(3*DefaultRecheck+3*time.Second), []string{"lost: nobody answered"})
-	})
-}
-
-func allUnits() []byte {
-	var units []byte
-	for u := minUnit; u <= maxUnit; u++ {
-		units = append(units, byte(u))
-	}
-	return units
-}
-
 func TestString(t *testing.T) {
 	bus, err := New(Config{Port: "/dev/ttyUSB0", Driver: DriverLine, Profile: "alp"}, nil)
 	if err != nil {
@@ -462,7 +429,7 @@ func TestString(t *testing.T) {
 	if got, want := bus.String(), `serial line "/dev/ttyUSB0"`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	for kind, want := range map[EventKind]string{LineUp: "line-up", LineDown: "line-down", Found: "found", Lost: "lost", 0: "unknown"} {
+	for kind, want := range map[EventKind]string{LineUp: "line-up", LineDown: "line-down", Found: "found", Lost: "lost", Scanning: "scanning", 0: "unknown"} {
 		if got := kind.String(); got != want {
 			t.Errorf("kind %d: got %s, want %s", kind, got, want)
 		}

@@ -68,13 +68,16 @@ type Config struct {
 	Parity Parity
 	// Units are the Modbus addresses to look at, 1 to 247; see [ParseUnits]. Required with "modbus-rtu", absent with "line".
 	Units []byte
+	// Known are those of Units where an appliance was found in an earlier run: they are looked at first, and patiently.
+	Known []byte
 	// Settle is the pause after opening the port; 0 = [DefaultSettle].
 	Settle time.Duration
 	// ReplyTimeout is how long an appliance may think before the first byte of its reply; 0 = [DefaultReplyTimeout].
+	// On a Modbus line it bounds the waits that are learned from the replies.
 	ReplyTimeout time.Duration
 	// Recheck is the time between two looks at an appliance that was found; 0 = [DefaultRecheck].
 	Recheck time.Duration
-	// Rescan is the time between two looks at a place where nobody answered; 0 = [DefaultRescan]. After ten times as
+	// Rescan is the time between two fast looks at a place where nobody answered; 0 = [DefaultRescan]. After ten times as
 	// long the full identity of an appliance that was found is read again.
 	Rescan time.Duration
 }

@@ -114,7 +114,7 @@ func (m *rtu) readExtended(ctx context.Context, unit, conformity byte, where ide
 			return nil, nil
 		}
 		_, objects, err := m.readObjects(ctx, unit, codeExtended, firstExtendedObject, 0xFF)
-		return objects, unlessRefused(err)
+		return objects, unlessLacking(err)
 	}
 	found := make(map[byte]string)
 	for _, object := range []byte{where.RegistrationID, where.Serial, where.Provisioning} {
@@ -122,7 +122,7 @@ func (m *rtu) readExtended(ctx context.Context, unit, conformity byte, where ide
 			continue
 		}
 		_, one, err := m.readObjects(ctx, unit, codeOne, object, object)
-		if unlessRefused(err) != nil {
+		if unlessLacking(err) != nil {
 			return nil, err
 		}
 		if value, ok := one[object]; ok {
@@ -136,6 +136,16 @@ func (m *rtu) readExtended(ctx context.Context, unit, conformity byte, where ide
 func unlessRefused(err error) error {
 	var refused *exceptionError
 	if errors.As(err, &refused) {
+		return nil
+	}
+	return err
+}
+
+// unlessLacking drops an exception by which the unit says that it does not have what was asked for. One that is busy
+// may have it, and without it would be taken for another appliance.
+func unlessLacking(err error) error {
+	var refused *exceptionError
+	if errors.As(err, &refused) && refused.lacks() {
 		return nil
 	}
 	return err

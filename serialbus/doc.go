@@ -20,7 +20,13 @@
 // between characters. A frame of another unit, a late frame or a damaged one is dropped while the timer runs on. The
 // time limits count characters: c is the time of one character on the wire, and the line rests for 3.5 c (1.75 ms
 // above 19,200 baud) before each request. The first byte of a reply may take [Config].ReplyTimeout after the last
-// byte of the request, a whole frame 256 c + 50 ms after its first byte (serial 4.2, 5.1).
+// byte of the request, a whole frame 256 c + 50 ms after its first byte (serial 4.2, 5.1). An adapter that echoes is
+// noticed, and its echo taken off.
+//
+// Most addresses of such a line are silent, and silence is what costs time. So a scan has steps (serial 5.3): first the
+// units that are known, then a fast look at all others, whose wait is learned from the replies of this line, then a
+// slow look of 600 ms at those that were silent, spread over minutes and later over hours. Whoever answers is
+// identified at once. [Scanning] events tell how far it has got.
 //
 // The driver "line" speaks ALP/1 with the single appliance on the line: JSON-RPC 2.0, one compact message a line,
 // closed by a CRC-32 (serial 6).

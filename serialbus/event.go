@@ -17,9 +17,13 @@ const (
 	// Found: an appliance answers at Unit and gave the same Identity twice.
 	Found
 	// Lost: nobody usable answers at Unit; Err says why. It is told when a found appliance has missed three looks in a
-	// row, and for a configured place where nobody was found at all; once for each reason. When another appliance, or
+	// row, and for a configured place where nobody was found at all, silence only after a slow look; once for each
+	// reason. When another appliance, or
 	// the same one with new firmware, answers at a place, Lost comes first and Found with the new Identity follows.
 	Lost
+	// Scanning: Progress tells how far the first round of looks at a Modbus line has got. It is told at each step's
+	// beginning, once a second and at the end.
+	Scanning
 )
 
 // String returns the kind as one word for logs.
@@ -33,6 +37,8 @@ func (k EventKind) String() string {
 		return "found"
 	case Lost:
 		return "lost"
+	case Scanning:
+		return "scanning"
 	default:
 		return "unknown"
 	}
@@ -44,6 +50,7 @@ type Event struct {
 	Unit     int      // Modbus address; 0 on a line with one appliance, and for LineUp and LineDown
 	Identity Identity // Found: what was read twice alike. Lost: who was there, zero if nobody had been found
 	Err      error    // LineDown and Lost: why, in plain words with what to do next
+	Progress Progress // Scanning
 }
 
 // Why a line or a place does not answer. Err of an [Event] and the error of [Bus.Apply] wrap one of these where it

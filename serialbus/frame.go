@@ -125,24 +125,74 @@ type exceptionError struct {
 	unit, function, code byte
 }
 
-// The exception codes that the master acts on (serial 4.2).
+// The exception codes (serial 4.2).
 const (
-	exceptionFunction = 1
-	exceptionAddress  = 2
-	exceptionValue    = 3
-	exceptionSlow     = 5 // accepted, will take long
-	exceptionBusy     = 6
+	exceptionFunction    = 0x01
+	exceptionAddress     = 0x02
+	exceptionValue       = 0x03
+	exceptionFailure     = 0x04
+	exceptionSlow        = 0x05 // accepted, will take long: ask again
+	exceptionBusy        = 0x06 // ask again later
+	exceptionNegative    = 0x07
+	exceptionMemory      = 0x08
+	exceptionGatewayPath = 0x0A
+	exceptionGatewayMute = 0x0B
 )
 
-// Error explains the code in the words of the protocol document (serial 4.2).
+// Error explains the code in the words of the protocol document.
 func (e *exceptionError) Error() string {
-	meaning := map[byte]string{
-		exceptionFunction: "it does not know the function", exceptionAddress: "it has no such register or object",
-		exceptionValue: "it does not take the value", 4: "it failed", exceptionSlow: "it needs long",
-		exceptionBusy: "it is busy", 0x0B: "the gateway before it got no answer",
-	}[e.code]
-	if meaning == "" {
-		meaning = "it does not say why"
+	return fmt.Sprintf("unit %d refused function 0x%02x with exception %d: %s", e.unit, e.function, e.code, e.meaning())
+}
+
+func (e *exceptionError) meaning() string {
+	switch e.code {
+	case exceptionFunction:
+		return "it does not know the function"
+	case exceptionAddress:
+		return "it has no such register or object"
+	case exceptionValue:
+		return "it does not take the value"
+	case exceptionFailure:
+		return "it failed while doing it"
+	case exceptionSlow:
+		return "it accepted and needs long"
+	case exceptionBusy:
+		return "it is busy, ask again later"
+	case exceptionNegative:
+		return "it cannot do it in the state it is in"
+	case exceptionMemory:
+		return "its memory is damaged"
+	case exceptionGatewayPath:
+		return "the gateway before it has no path to it"
+	case exceptionGatewayMute:
+		return "the gateway before it got no answer from it"
+	default:
+		return "it does not say why"
 	}
-	return fmt.Sprintf("unit %d refused function %#02x with exception %d: %s", e.unit, e.function, e.code, meaning)
+}
+
+// passing reports whether the unit may do later what it refuses now.
+func (e *exceptionError) passing() bool {
+	return e.code == exceptionSlow || e.code == exceptionBusy
+}
+
+// lacks reports whether the unit says that it does not have what was asked for. Every other refusal leaves that open.
+func (e *exceptionError) lacks() bool {
+	return e.code == exceptionFunction || e.code == exceptionAddress || e.code == exceptionValue
+}
+
+// provesEcho reports whether its own bytes at the head of what comes back can only be the request itself, sent back by
+// a two-wire adapter: the reply to a 0x03 or 0x2B differs from its request within the first bytes, that to others may
+// not (serial 5.4).
+func provesEcho(request []byte) bool {
+	switch request[1] {
+	case fcReadRegisters:
+		count := 2 * int(binary.BigEndian.Uint16(request[4:6]))
+		return int(request[2]) != count // here a reply has the number of bytes that follow
+	case fcEncapsulated:
+		conformity := request[4] &^ conformityOne // here a reply has the conformity level, 1 to 3
+		return conformity < codeBasic || conformity > codeExtended
+	default:
+		return false
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -135,9 +136,9 @@ func TestReceiver(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			whole := receiver{request: request}
-			frame, found := whole.take(tc.in)
-			if found != tc.found || whole.foreign != tc.foreign {
-				t.Errorf("at once: found %v, %d foreign; want %v, %d", found, whole.foreign, tc.found, tc.foreign)
+			frame, found := whole.take(tc.in, time.Time{})
+			if found != tc.found || len(whole.foreign) != tc.foreign {
+				t.Errorf("at once: found %v, foreign %d; want %v, %d", found, whole.foreign, tc.found, tc.foreign)
 			}
 			if found && !intact(frame) {
 				t.Errorf("at once: % X has a wrong checksum", frame)
@@ -146,12 +147,12 @@ func TestReceiver(t *testing.T) {
 			piecewise := receiver{request: request}
 			found = false
 			for i := range tc.in {
-				if _, found = piecewise.take(tc.in[i : i+1]); found {
+				if _, found = piecewise.take(tc.in[i:i+1], time.Time{}); found {
 					break
 				}
 			}
-			if found != tc.found || piecewise.foreign != tc.foreign {
-				t.Errorf("byte by byte: found %v, %d foreign; want %v, %d", found, piecewise.foreign, tc.found, tc.foreign)
+			if found != tc.found || len(piecewise.foreign) != tc.foreign {
+				t.Errorf("byte by byte: found %v, foreign %d; want %v, %d", found, piecewise.foreign, tc.found, tc.foreign)
 			}
 		})
 	}
@@ -224,7 +225,7 @@ func FuzzReceiver(f *testing.F) {
 		r := receiver{request: request}
 		for len(data) > 0 {
 			n := min(len(data), int(step)+1)
-			frame, found := r.take(data[:n])
+			frame, found := r.take(data[:n], time.Time{})
 			data = data[n:]
 			if found {
 				if !intact(frame) || !answers(request, frame) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 )
 
 // modbusDriver reads and sets the units of an RS-485 line.
@@ -18,10 +19,45 @@ type modbusDriver struct {
 	profile profile
 }
 
-// present asks the cheapest question there is: one register. Any intact answer will do, a refusal too (serial 5.3).
+// present asks a unit that ought to be there the cheapest question there is: one register. Any intact answer will do, a
+// refusal too (serial 5.3). Silence is believed the second time, which the unit is asked after a rest of the line: some
+// are deaf for half a second after a request that was not theirs (serial 4.4).
 func (d *modbusDriver) present(ctx context.Context, unit byte) error {
+	err := d.probe(ctx, unit, d.master.habits.waits.ceiling)
+	if errors.Is(err, ErrSilent) {
+		err = d.probe(ctx, unit, d.master.habits.waits.ceiling)
+	}
+	return err
+}
+
+// glance asks whether a unit answers as soon as those of this line do. Most addresses are silent, so its silence is
+// not looked into.
+func (d *modbusDriver) glance(ctx context.Context, unit byte) error {
+	return d.probe(ctx, unit, d.master.habits.waits.wait)
+}
+
+// stare asks whether a unit answers at all: slowly, after a rest of the line (serial 5.3).
+func (d *modbusDriver) stare(ctx context.Context, unit byte) error {
+	if err := pause(ctx, time.Until(d.rested())); err != nil {
+		return err
+	}
+	return d.probe(ctx, unit, max(d.master.habits.waits.ceiling, afterUnanswered))
+}
+
+// rested returns when the line will have been at rest for long enough for a slow look.
+func (d *modbusDriver) rested() time.Time { return d.master.unanswered.Add(afterUnanswered) }
+
+// late returns the units whose reply came too late since the last call.
+func (d *modbusDriver) late() []byte {
+	late := d.master.latecomers
+	d.master.latecomers = nil
+	return late
+}
+
+// probe asks for one register and takes every intact answer for presence.
+func (d *modbusDriver) probe(ctx context.Context, unit byte, wait time.Duration) error {
 	for try := 1; ; try++ {
-		_, err := d.master.ask(ctx, readRequest(unit, 0, 1))
+		_, err := d.master.askWithin(ctx, readRequest(unit, 0, 1), wait)
 		if errors.Is(err, ErrNoise) && try < 3 { // collisions come and go; three in a row are a wrong speed (serial 5.4)
 			continue
 		}
@@ -46,9 +82,14 @@ func (d *modbusDriver) identify(ctx context.Context, unit byte) (Identity, error
 	return Identity{}, nil
 }
 
-// cannot reports whether a unit does not know a function: some refuse it, some keep silent (serial 4.2).
+// cannot reports whether a unit does not know a function: some refuse it, some keep silent (serial 4.2). A unit that is
+// busy or that failed may know it all the same.
 func cannot(err error) bool {
-	return unlessRefused(err) == nil || errors.Is(err, ErrSilent)
+	var refused *exceptionError
+	if errors.As(err, &refused) {
+		return refused.lacks()
+	}
+	return errors.Is(err, ErrSilent)
 }
 
 // apply brings the unit to the desired properties, one register at a time, because many products take one value per

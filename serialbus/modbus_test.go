@@ -44,30 +44,76 @@ func testDriver(t *testing.T, w *wire, profile string) *modbusDriver {
 	return &modbusDriver{master: newTestRTU(w), profile: p}
 }
 
-func TestPresentModbus(t *testing.T) {
+// TestPresence: how often and how long a unit is asked in each manner (serial 5.3, 5.4).
+func TestPresence(t *testing.T) {
 	good, bad := frameOf(t, "01 83 02"), []byte("noise")
+	glance := func(ctx context.Context, d *modbusDriver) error { return d.glance(ctx, 1) }
+	present := func(ctx context.Context, d *modbusDriver) error { return d.present(ctx, 1) }
+	stare := func(ctx context.Context, d *modbusDriver) error { return d.stare(ctx, 1) }
+	after := func(d time.Duration) []burst { return []burst{{d, good}} }
 	for _, tc := range []struct {
 		name   string
+		how    func(context.Context, *modbusDriver) error
 		script [][]burst
 		want   error
 		asked  int
 	}{
-		{"a refusal is an answer", [][]burst{soon(good)}, nil, 1},
-		{"noise twice", [][]burst{soon(bad), soon(bad), soon(good)}, nil, 3},
-		{"noise three times", [][]burst{soon(bad), soon(bad), soon(bad), soon(good)}, ErrNoise, 3},
-		{"silence is not repeated: most units are silent", [][]burst{nil, soon(good)}, ErrSilent, 1},
+		{"a refusal is an answer", glance, [][]burst{soon(good)}, nil, 1},
+		{"noise twice", glance, [][]burst{soon(bad), soon(bad), soon(good)}, nil, 3},
+		{"noise three times", glance, [][]burst{soon(bad), soon(bad), soon(bad), soon(good)}, ErrNoise, 3},
+		{"a glance does not repeat silence: most units are silent", glance, [][]burst{nil, soon(good)}, ErrSilent, 1},
+		{"a known unit is asked again", present, [][]burst{nil, soon(good)}, nil, 2},
+		{"twice in all", present, [][]burst{nil, nil, soon(good)}, ErrSilent, 2},
+		{"a stare waits for 600 ms", stare, [][]burst{after(590 * time.Millisecond)}, nil, 1},
+		{"not longer", stare, [][]burst{after(620 * time.Millisecond)}, ErrSilent, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := &wire{}
 				w.answer = func([]byte) []burst { return tc.script[len(w.written)-1] }
-				err := testDriver(t, w, "").present(t.Context(), 1)
+				err := tc.how(t.Context(), testDriver(t, w, ""))
 				if !errors.Is(err, tc.want) || w.writes() != tc.asked {
 					t.Errorf("got %v after %d requests, want %v after %d", err, w.writes(), tc.want, tc.asked)
 				}
 			})
 		})
 	}
+}
+
+// TestDeafUnit: a unit that is deaf for half a second after a request to another one that nobody answered is found by a
+// slow look and not by a fast one, and is not lost for it when it is known (serial 4.4).
+func TestDeafUnit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		deafUntil := time.Time{}
+		w := &wire{answer: func(request []byte) []burst {
+			if request[0] != 5 {
+				deafUntil = time.Now().Add(550 * time.Millisecond)
+				return nil
+			}
+			if time.Now().Before(deafUntil) {
+				deafUntil = time.Now().Add(550 * time.Millisecond)
+				return nil
+			}
+			return soon(frameOf(t, "05 03 02 00 00"))
+		}}
+		d := testDriver(t, w, "")
+		for _, step := range []struct {
+			name string
+			ask  func(context.Context, byte) error
+			want error
+		}{
+			{"a fast look", d.glance, ErrSilent},
+			{"a slow look", d.stare, nil},
+			{"a known unit", d.present, nil},
+		} {
+			if err := d.glance(t.Context(), 4); !errors.Is(err, ErrSilent) {
+				t.Fatal(err)
+			}
+			if err := step.ask(t.Context(), 5); !errors.Is(err, step.want) {
+				t.Errorf("%s: got %v, want %v", step.name, err, step.want)
+			}
+		}
+	})
 }
 
 func TestIdentifyModbus(t *testing.T) {
@@ -143,6 +189,18 @@ func TestIdentifyModbus(t *testing.T) {
 			nil,
 		},
 		{
+			"busy at 0x2B, then not", "",
+			script{basic: {"01 AB 06", "01 AB 05", pump}, "01 2B 0E 04 80": {"01 AB 06", "01 2B 0E 04 83 00 00 01 80 03 61 2D 31"}},
+			with(func(id *Identity) { id.RegistrationID = "a-1" }), nil,
+		},
+		{
+			// Another identity than the day before would be another appliance.
+			"busy at 0x2B for long: nothing is made up instead", "",
+			script{basic: {"01 AB 06"}, "01 11": {"01 11 0A B4 FF 4C 4D 42 33 2E 31 2E 36"}},
+			Identity{},
+			&exceptionError{1, fcEncapsulated, exceptionBusy},
+		},
+		{
 			"gone meanwhile", "",
 			script{basic: {""}, "01 11": {""}, "01 03 00 00 00 01": {""}},
 			Identity{},
@@ -158,7 +216,7 @@ func TestIdentifyModbus(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				got, err := testDriver(t, tc.script.wire(t), tc.profile).identify(t.Context(), 1)
-				if !errors.Is(err, tc.wantErr) {
+				if !sameError(err, tc.wantErr) {
 					t.Fatalf("got error %v, want %v", err, tc.wantErr)
 				}
 				if diff := cmp.Diff(tc.want, got); diff != "" {
@@ -167,6 +225,15 @@ func TestIdentifyModbus(t *testing.T) {
 			})
 		})
 	}
+}
+
+// sameError compares a refusal by its numbers and every other error by errors.Is.
+func sameError(got, want error) bool {
+	var refused, wanted *exceptionError
+	if errors.As(want, &wanted) {
+		return errors.As(got, &refused) && *refused == *wanted
+	}
+	return errors.Is(got, want)
 }
 
 // TestContinuationHasAnEnd: a unit that always has one more object is asked sixteen times, not for ever.

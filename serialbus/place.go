@@ -19,7 +19,10 @@ const rereadAfter = 10
 // place is one position on the line where an appliance may be. It belongs to the goroutine that owns the port.
 type place struct {
 	unit   byte
+	known  bool      // an appliance was here before: it is looked for first, and patiently
+	seen   seen      // how far the scan has got here
 	due    time.Time // when to look again
+	slow   time.Time // when it was last looked at slowly
 	found  bool
 	is     Identity  // who is there, if found
 	misses int       // looks in a row without an answer, if found
@@ -27,64 +30,60 @@ type place struct {
 	told   string    // why nobody usable is there, as last told
 }
 
-// forget makes the place one that was never looked at.
-func (p *place) forget() { *p = place{unit: p.unit} }
-
-// nextPlace returns the place that is to be looked at next: an appliance that is due, else whatever is due first. On a
-// bus with many silent units there is always one of them due, and each costs a whole timeout.
-func (b *Bus) nextPlace() *place {
-	var next, known *place
-	for _, p := range b.places {
-		if next == nil || p.due.Before(next.due) {
-			next = p
-		}
-		if p.found && (known == nil || p.due.Before(known.due)) {
-			known = p
-		}
-	}
-	if known != nil && !known.due.After(time.Now()) {
-		return known
-	}
-	return next
-}
-
-// look asks at one place whether anybody is there, and who. Its error ends the port.
-func (b *Bus) look(ctx context.Context, d driver, p *place) error {
+// look does one look at a place. Its error ends the port.
+func (b *Bus) look(ctx context.Context, d driver, l look) error {
+	p := l.place
+	b.beginLook(d, l)
 	var err error
-	if p.found {
+	if l.how == lookAgain {
 		err = b.recheck(ctx, d, p)
 	} else {
-		err = b.find(ctx, d, p)
+		err = b.find(ctx, d, l)
 	}
 	if isLost(err) || ctx.Err() != nil {
 		return err
 	}
-	if err == nil {
-		p.misses = 0
-		p.due = time.Now().Add(b.cfg.Recheck)
-		return nil
-	}
-	b.log.Debug("no good answer", "appliance", p.unit, "err", err)
-	p.misses++
-	if p.found && p.misses < missesToLose {
-		p.due = time.Now().Add(b.cfg.Recheck)
-		return nil
-	}
-	b.lose(p, b.inWords(p, err))
-	p.due = time.Now().Add(b.cfg.Rescan)
+	b.judge(l, err)
+	b.endLook(d, l)
 	return nil
 }
 
-// find looks for an appliance where none is known.
-func (b *Bus) find(ctx context.Context, d driver, p *place) error {
-	if err := d.present(ctx, p.unit); err != nil {
+// judge takes in what came of a look.
+func (b *Bus) judge(l look, err error) {
+	p := l.place
+	if err == nil {
+		p.misses, p.seen = 0, seenWell
+		p.due = time.Now().Add(b.cfg.Recheck)
+		return
+	}
+	b.log.Debug("no good answer", "appliance", p.unit, "err", err)
+	if p.found {
+		p.misses++
+		if p.misses < missesToLose {
+			p.due = time.Now().Add(b.cfg.Recheck)
+			return
+		}
+	}
+	p.known = false
+	p.due = time.Now().Add(b.cfg.Rescan)
+	if l.how == lookFast && errors.Is(err, ErrSilent) {
+		p.seen = max(p.seen, seenFast) // its silence is told after a slow look
+		return
+	}
+	p.seen = seenWell
+	b.lose(p, b.inWords(p, err))
+}
+
+// find looks for an appliance where none is known now.
+func (b *Bus) find(ctx context.Context, d driver, l look) error {
+	if err := ask(ctx, d, l); err != nil {
 		return err
 	}
-	is, err := readTwice(ctx, d, p.unit)
+	is, err := readTwice(ctx, d, l.place.unit)
 	if err != nil {
 		return err
 	}
-	b.found(p, is)
+	b.found(l.place, is)
 	return nil
 }
 

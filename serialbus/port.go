@@ -57,25 +57,6 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// drain reads until the line was silent for quiet, or for half a second if it never is.
-func drain(ctx context.Context, p port, quiet time.Duration) error {
-	const longest = 500 * time.Millisecond
-	var scrap [256]byte
-	for end := time.Now().Add(longest); time.Now().Before(end); {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		_, err := p.Read(scrap[:], quiet)
-		if errors.Is(err, errTimeout) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // timing is what follows from the speed and the shape of a character (serial 5.1).
 type timing struct {
 	char  time.Duration // one character on the wire

@@ -3,6 +3,7 @@
 package serialbus
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,27 +11,47 @@ import (
 	"time"
 )
 
-// afterUnanswered is how long a unit is left alone after it did not answer, at the least. Some servers are deaf for
-// half a second after a request that was not theirs, and a late reply must not meet the next question (serial 4.4, 5.4).
+// afterUnanswered is how long a unit is left alone after it did not answer, at the least, and how long the line rests
+// before a slow look. Some servers are deaf for half a second after a request that was not theirs, and a late reply
+// must not meet the next question (serial 4.4, 5.4).
 const afterUnanswered = 600 * time.Millisecond
+
+// habits is what the master has learned of a line. It outlives the port: an adapter that is plugged in again finds the
+// same units on the same wires.
+type habits struct {
+	waits    waits
+	echo     bool // the adapter sends back what it is given
+	unechoed int  // replies in a row that came without an echo, if echo
+}
 
 // rtu is the Modbus RTU master: one request, one reply. It belongs to the goroutine that owns the port.
 type rtu struct {
 	port   port
 	timing timing
-	wait   time.Duration      // how long a unit may think, serial 5.1's W
-	rested map[byte]time.Time // unit that did not answer → when it may be asked again
+	habits *habits
 	log    *slog.Logger
+
+	busy       time.Time          // when the last byte went over the line, in either direction
+	unanswered time.Time          // when the last request ended that nobody answered
+	rested     map[byte]time.Time // unit that did not answer → when it may be asked again
+	latecomers []byte             // units whose reply came after its time was over; whoever reads it clears it
 }
 
 // newRTU returns a master for an open port.
-func newRTU(p port, t timing, wait time.Duration, log *slog.Logger) *rtu {
-	return &rtu{port: p, timing: t, wait: wait, rested: make(map[byte]time.Time), log: log}
+func newRTU(p port, t timing, h *habits, log *slog.Logger) *rtu {
+	// Nothing is known of the line before now, so its first rest begins here.
+	return &rtu{port: p, timing: t, habits: h, rested: make(map[byte]time.Time), busy: time.Now(), log: log}
 }
 
-// ask sends one request and returns the reply: intact, from that unit, for that request. Errors are ErrSilent,
-// ErrNoise, an *exceptionError, a lost port, and the context's.
+// ask sends one request and returns the reply: intact, from that unit, for that request. It waits as long as a unit
+// may take that is known to be there. Errors are ErrSilent, ErrNoise, an *exceptionError, a lost port, and the
+// context's.
 func (m *rtu) ask(ctx context.Context, request []byte) ([]byte, error) {
+	return m.askWithin(ctx, request, m.habits.waits.ceiling)
+}
+
+// askWithin is ask with another limit for the first byte of the reply.
+func (m *rtu) askWithin(ctx context.Context, request []byte, wait time.Duration) ([]byte, error) {
 	unit := request[0]
 	if err := m.rest(ctx, unit); err != nil {
 		return nil, err
@@ -39,13 +60,22 @@ func (m *rtu) ask(ctx context.Context, request []byte) ([]byte, error) {
 	if err := m.port.Write(request); err != nil {
 		return nil, err
 	}
-	reply, clean, err := m.receive(ctx, request)
+	// When the last byte has left is reported by no call: Drain returns at once on some adapters. So it is computed.
+	sent := time.Now().Add(time.Duration(len(request)) * m.timing.char)
+	m.busy = sent
+	r := &receiver{request: request, echo: m.habits.echo}
+	reply, err := m.receive(ctx, r, sent.Add(wait))
 	if errors.Is(err, ErrSilent) || ctx.Err() != nil {
-		m.rested[unit] = time.Now().Add(max(m.wait, afterUnanswered))
+		m.unanswered = sent
+		m.rested[unit] = time.Now().Add(max(m.habits.waits.ceiling, afterUnanswered))
 	}
-	if !clean {
+	m.overhear(r)
+	if reply != nil {
+		m.learn(r, r.began.Sub(sent))
+	}
+	if !r.clean() {
 		// What is still under way must not be taken for the next reply.
-		if err := drain(ctx, m.port, m.timing.silence()); err != nil {
+		if err := m.awaitSilence(ctx, m.timing.silence()); err != nil {
 			return nil, err
 		}
 	}
@@ -59,29 +89,52 @@ func (m *rtu) ask(ctx context.Context, request []byte) ([]byte, error) {
 	return reply, nil
 }
 
-// rest keeps the silence that has to stand before a request and forgets what came unasked.
+// rest leaves a unit alone that did not answer lately, and keeps the silence that has to stand before a request.
 func (m *rtu) rest(ctx context.Context, unit byte) error {
-	if err := pause(ctx, max(m.timing.quiet, time.Until(m.rested[unit]))); err != nil {
+	if err := pause(ctx, time.Until(m.rested[unit])); err != nil {
 		return err
 	}
 	delete(m.rested, unit)
-	return m.port.Flush()
+	return m.awaitSilence(ctx, m.timing.quiet)
 }
 
-// receive waits for the reply to a request that was just written. A frame that is none does not end the wait, it is
-// dropped while the timer runs on: a master that stops at the first late frame loses most of a bus (serial 5.4).
-// clean is false if anything but the reply was heard.
-func (m *rtu) receive(ctx context.Context, request []byte) (reply []byte, clean bool, err error) {
-	r := receiver{request: request}
-	// The wait counts from when the last byte of the request has left, which no call reports: Drain returns at once
-	// on some adapters. So it is computed.
-	firstBy := time.Now().Add(time.Duration(len(request))*m.timing.char + m.wait)
+// awaitSilence returns when the line has been silent for quiet, or after half a second if it never is. What comes
+// meanwhile was not asked for.
+func (m *rtu) awaitSilence(ctx context.Context, quiet time.Duration) error {
+	const longest = 500 * time.Millisecond
+	var r receiver
+	var buf [maxFrame]byte
+	for end := time.Now().Add(longest); ; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		left := time.Until(m.busy.Add(quiet))
+		n, err := m.port.Read(buf[:], min(max(left, 0), readSlice))
+		now := time.Now()
+		switch {
+		case errors.Is(err, errTimeout) && left <= readSlice, err == nil && now.After(end):
+			m.overhear(&r)
+			return nil
+		case errors.Is(err, errTimeout):
+		case err != nil:
+			return err
+		default:
+			m.busy = now
+			r.take(buf[:n], now)
+		}
+	}
+}
+
+// receive waits for the reply to a request that was just written; its first byte has to come by firstBy. A frame that
+// is none does not end the wait, it is dropped while the timer runs on: a master that stops at the first late frame
+// loses most of a bus (serial 5.4).
+func (m *rtu) receive(ctx context.Context, r *receiver, firstBy time.Time) ([]byte, error) {
 	longest := maxFrame*m.timing.char + 50*time.Millisecond
 	var frameBy time.Time // when the frame that has begun must be whole
 	var buf [maxFrame]byte
 	for {
 		if err := ctx.Err(); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		deadline := firstBy
 		if r.pending() {
@@ -93,7 +146,7 @@ func (m *rtu) receive(ctx context.Context, request []byte) (reply []byte, clean 
 			if time.Now().Before(firstBy) {
 				continue
 			}
-			return nil, !r.garbage && r.foreign == 0, r.verdict()
+			return nil, r.verdict()
 		}
 		if r.pending() && !r.hopeful() {
 			wait = min(wait, m.timing.silence())
@@ -106,23 +159,17 @@ func (m *rtu) receive(ctx context.Context, request []byte) (reply []byte, clean 
 			continue
 		}
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
+		now := time.Now()
+		m.busy = now
 		if !r.pending() {
-			frameBy = earlier(time.Now(), firstBy).Add(longest)
+			frameBy = earlier(now, firstBy).Add(longest)
 		}
-		if reply, whole := r.take(buf[:n]); whole {
-			return reply, !r.garbage && r.foreign == 0, nil
+		if reply, whole := r.take(buf[:n], now); whole {
+			return reply, nil
 		}
 	}
-}
-
-// verdict says what was heard instead of a reply.
-func (r *receiver) verdict() error {
-	if r.garbage {
-		return ErrNoise
-	}
-	return ErrSilent
 }
 
 // earlier returns the first of two times.
@@ -133,16 +180,71 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// askPatiently repeats a question that changes nothing: three times in all when the reply was damaged, twice when
-// none came.
-func (m *rtu) askPatiently(ctx context.Context, request []byte) ([]byte, error) {
-	var silences int
-	for try := 1; ; try++ {
-		reply, err := m.ask(ctx, request)
-		if errors.Is(err, ErrSilent) {
-			silences++
+// overhear looks at the frames that were no answer: one of a unit that is being rested came too late.
+func (m *rtu) overhear(r *receiver) {
+	for _, unit := range r.foreign {
+		if time.Now().Before(m.rested[unit]) {
+			m.log.Debug("a reply came too late", "appliance", unit)
+			m.habits.waits.late()
+			m.latecomers = append(m.latecomers, unit)
 		}
-		again := errors.Is(err, ErrNoise) && try < 3 || errors.Is(err, ErrSilent) && silences < 2
+	}
+}
+
+// learn takes from a reply what it shows about the line: how soon units answer, and whether the adapter echoes. Only
+// questions that any unit answers from its memory count for the time, since a profile's register may need seconds.
+func (m *rtu) learn(r *receiver, delay time.Duration) {
+	if probing(r.request) {
+		m.habits.waits.answered(delay)
+	}
+	h := m.habits
+	switch {
+	case r.echoed && !h.echo:
+		h.echo, h.unechoed = true, 0
+		m.log.Info("the adapter sends back what it is given; its echo is taken off")
+	case r.echoed:
+		h.unechoed = 0
+	case h.echo:
+		const enough = 3
+		if h.unechoed++; h.unechoed == enough {
+			h.echo = false
+			m.log.Info("the adapter no longer sends back what it is given")
+		}
+	}
+}
+
+// probing reports whether a request asks for presence or identity.
+func probing(request []byte) bool {
+	return request[1] == fcEncapsulated || request[1] == fcServerID || bytes.Equal(request, readRequest(request[0], 0, 1))
+}
+
+// firstPoll is how long a unit is left alone that is busy or needs long; the time doubles with each further refusal.
+const firstPoll = 100 * time.Millisecond
+
+// askPatiently repeats a question that changes nothing: three times in all when the reply was damaged, twice when none
+// came, six times within three seconds when the unit is busy or needs long.
+func (m *rtu) askPatiently(ctx context.Context, request []byte) ([]byte, error) {
+	var noises, silences, refusals int
+	for {
+		reply, err := m.ask(ctx, request)
+		var refused *exceptionError
+		again := false
+		switch {
+		case errors.Is(err, ErrNoise):
+			noises++
+			again = noises < 3
+		case errors.Is(err, ErrSilent):
+			silences++
+			again = silences < 2
+		case errors.As(err, &refused) && refused.passing():
+			again = refusals < 5
+			if again {
+				if err := pause(ctx, firstPoll<<refusals); err != nil {
+					return nil, err
+				}
+			}
+			refusals++
+		}
 		if !again {
 			return reply, err
 		}

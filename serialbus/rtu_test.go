@@ -6,7 +6,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +17,8 @@ import (
 
 // newTestRTU is a master at 19,200 baud 8E1 with a patience of 100 ms.
 func newTestRTU(w *wire) *rtu {
-	return newRTU(w, newTiming(19200, ParityEven, 1), 100*time.Millisecond, slog.New(slog.DiscardHandler))
+	h := &habits{waits: newWaits(100*time.Millisecond, shortestWait)}
+	return newRTU(w, newTiming(19200, ParityEven, 1), h, slog.New(slog.DiscardHandler))
 }
 
 func TestTiming(t *testing.T) {
@@ -74,13 +78,7 @@ func TestAsk(t *testing.T) {
 				start := time.Now()
 				reply, err := m.ask(t.Context(), readRequest(1, 0, 1))
 				took := time.Since(start)
-				var refused, wanted *exceptionError
-				switch {
-				case errors.As(tc.want, &wanted):
-					if !errors.As(err, &refused) || *refused != *wanted {
-						t.Errorf("got error %v, want %v", err, tc.want)
-					}
-				case !errors.Is(err, tc.want):
+				if !sameError(err, tc.want) {
 					t.Errorf("got error %v, want %v", err, tc.want)
 				}
 				if tc.noReply != (reply == nil) || reply != nil && !bytes.Equal(reply, good) {
@@ -139,6 +137,9 @@ func TestAskPatiently(t *testing.T) {
 		{"one silence", [][]burst{nil, soon(good)}, nil, 2},
 		{"two silences", [][]burst{nil, nil, soon(good)}, ErrSilent, 2},
 		{"two damaged", [][]burst{soon(bad), soon(bad), soon(good)}, nil, 3},
+		{"busy, then free", [][]burst{soon(frameOf(t, "01 83 06")), soon(frameOf(t, "01 83 05")), soon(good)}, nil, 3},
+		{"busy for ever", busy(t, 20), &exceptionError{1, 3, exceptionBusy}, 6},
+		{"a refusal for good", [][]burst{soon(frameOf(t, "01 83 04")), soon(good)}, &exceptionError{1, 3, exceptionFailure}, 1},
 		{"three damaged", [][]burst{soon(bad), soon(bad), soon(bad), soon(good)}, ErrNoise, 3},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -146,11 +147,200 @@ func TestAskPatiently(t *testing.T) {
 				w := &wire{}
 				w.answer = func([]byte) []burst { return tc.script[len(w.written)-1] }
 				_, err := newTestRTU(w).askPatiently(t.Context(), readRequest(1, 0, 1))
-				if !errors.Is(err, tc.want) || w.writes() != tc.asked {
+				if !sameError(err, tc.want) || w.writes() != tc.asked {
 					t.Errorf("got %v after %d requests, want %v after %d", err, w.writes(), tc.want, tc.asked)
 				}
 			})
 		})
+	}
+}
+
+// busy is n refusals.
+func busy(t *testing.T, n int) [][]burst {
+	all := make([][]burst, n)
+	for i := range all {
+		all[i] = soon(frameOf(t, "01 83 06"))
+	}
+	return all
+}
+
+// TestEcho: a two-wire adapter sends every request back. That is seen where it is certain, remembered, taken off every
+// reply from then on, and forgotten when it ends (serial 5.4).
+func TestEcho(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		echoes := false
+		// With its checksum this request is how a server ID of 194 bytes could begin.
+		server := serverIDRequest(5)
+		long := sealed(append(bytes.Clone(server), make([]byte, 193)...))
+		w := &wire{}
+		w.answer = func(request []byte) []burst {
+			var all []burst
+			if echoes {
+				all = append(all, burst{time.Millisecond, request})
+			}
+			if request[0] == 9 {
+				return all // nobody is there
+			}
+			if request[1] == fcServerID {
+				return append(all, burst{5 * time.Millisecond, long})
+			}
+			return append(all, burst{5 * time.Millisecond, frameOf(t, "05 03 02 00 2A")})
+		}
+		m := newTestRTU(w)
+		read := readRequest(5, 0, 1)
+		for _, step := range []struct {
+			name    string
+			echoes  bool
+			request []byte
+			reply   int // bytes; 0 = silence
+			known   bool
+		}{
+			{"no echo, and a reply that begins like its request", false, server, len(long), false},
+			{"an echo where it is certain", true, read, 7, true},
+			{"the echo before the reply that begins like it", true, server, len(long), true},
+			{"only an echo is silence", true, readRequest(9, 0, 1), 0, true},
+			{"no echo any more", false, read, 7, true},
+			{"once is no proof", false, read, 7, true},
+			{"three times is", false, read, 7, false},
+			{"so nothing is taken off", false, server, len(long), false},
+		} {
+			echoes = step.echoes
+			start := time.Now()
+			reply, err := m.ask(t.Context(), step.request)
+			if len(reply) != step.reply || step.reply == 0 && !errors.Is(err, ErrSilent) {
+				t.Errorf("%s: got % X, %v", step.name, reply, err)
+			}
+			if m.habits.echo != step.known {
+				t.Errorf("%s: echo known %v, want %v", step.name, m.habits.echo, step.known)
+			}
+			if took := time.Since(start); step.reply != 0 && took > 20*time.Millisecond {
+				t.Errorf("%s: it took %v", step.name, took)
+			}
+		}
+	})
+}
+
+// TestHalfAnEcho: bytes of an echo that come with gaps between are no noise.
+func TestHalfAnEcho(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		request := readRequest(1, 0, 1)
+		w := &wire{answer: func([]byte) []burst {
+			return append(byteWise(request, 25*time.Millisecond), burst{201 * time.Millisecond, frameOf(t, "01 03 02 00 2A")})
+		}}
+		m := newTestRTU(w)
+		m.habits.waits = newWaits(time.Second, shortestWait)
+		if _, err := m.ask(t.Context(), request); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestLateFrames: a reply that comes while the next unit is asked is dropped, makes the waits longer and tells who is
+// there (serial 5.4).
+func TestLateFrames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{answer: func(request []byte) []burst {
+			delay := 5 * time.Millisecond
+			if request[0] == 7 {
+				delay = 50 * time.Millisecond
+			}
+			return []burst{{delay, frameOf(t, fmt.Sprintf("%02X 03 02 00 2A", request[0]))}}
+		}}
+		d := testDriver(t, w, "")
+		for unit := byte(1); unit <= 6; unit++ {
+			if err := d.glance(t.Context(), unit); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.glance(t.Context(), 7); !errors.Is(err, ErrSilent) {
+			t.Fatalf("got %v", err)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if err := d.glance(t.Context(), 8); err != nil {
+			t.Fatal(err)
+		}
+		if got := d.late(); !bytes.Equal(got, []byte{7}) {
+			t.Errorf("late were %v", got)
+		}
+		if got, want := d.master.habits.waits.wait, 2*shortestWait; got != want {
+			t.Errorf("a fast look waits %v, want %v", got, want)
+		}
+	})
+}
+
+func TestWaits(t *testing.T) {
+	const ms = time.Millisecond
+	for _, tc := range []struct {
+		name   string
+		floor  time.Duration
+		delays []time.Duration // -1 = a late frame
+		want   time.Duration
+	}{
+		{"at first the ceiling", 20 * ms, nil, 500 * ms},
+		{"four replies teach nothing", 20 * ms, []time.Duration{ms, ms, ms, ms}, 500 * ms},
+		{"five do", 20 * ms, []time.Duration{ms, ms, 30 * ms, ms, ms}, 70 * ms},
+		{"not below 20 ms", 20 * ms, []time.Duration{ms, ms, ms, ms, 0}, 20 * ms},
+		{"not below 40 ms behind an FTDI timer", 40 * ms, []time.Duration{ms, ms, ms, ms, ms}, 40 * ms},
+		{"not above the ceiling", 20 * ms, []time.Duration{ms, ms, ms, ms, 400 * ms}, 500 * ms},
+		{"a late frame doubles", 20 * ms, []time.Duration{ms, ms, ms, ms, ms, -1}, 40 * ms},
+		{"each does", 20 * ms, []time.Duration{ms, ms, ms, ms, ms, -1, -1, -1}, 160 * ms},
+		{"never above the ceiling", 20 * ms, []time.Duration{ms, ms, ms, ms, ms, -1, -1, -1, -1, -1, -1}, 500 * ms},
+		{"until five further replies", 20 * ms, []time.Duration{ms, ms, ms, ms, ms, -1, ms, ms, ms, ms}, 40 * ms},
+		{"then it is learned anew", 20 * ms, []time.Duration{ms, ms, ms, ms, ms, -1, ms, ms, ms, ms, ms}, 20 * ms},
+		{"a slow reply is forgotten after 64", 20 * ms, append([]time.Duration{100 * ms}, make([]time.Duration, 64)...), 20 * ms},
+		{"not before", 20 * ms, append([]time.Duration{100 * ms}, make([]time.Duration, 63)...), 210 * ms},
+		{"a reply before the request ended", 20 * ms, []time.Duration{-2, -2, -2, -2, -2}, 20 * ms},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWaits(500*ms, tc.floor)
+			for _, d := range tc.delays {
+				if d == -1 {
+					w.late()
+				} else {
+					w.answered(d)
+				}
+			}
+			if w.wait != tc.want {
+				t.Errorf("got %v, want %v", w.wait, tc.want)
+			}
+		})
+	}
+}
+
+func TestShortestWaitOf(t *testing.T) {
+	root := t.TempDir()
+	class, port := filepath.Join(root, "class"), filepath.Join(root, "by-id")
+	tty := filepath.Join(root, "ttyUSB3")
+	timer := filepath.Join(class, "ttyUSB3", "device", "latency_timer")
+	for _, err := range []error{
+		os.MkdirAll(filepath.Dir(timer), 0o700), os.WriteFile(tty, nil, 0o600), os.Symlink(tty, port),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		name, content string
+		want          time.Duration
+	}{
+		{"no FTDI adapter", "", shortestWait},
+		{"as it comes", "16\n", shortestFTDIWait},
+		{"as it should be", "1\n", shortestWait},
+		{"not a number", "soon\n", shortestWait},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if tc.content != "" {
+				if err := os.WriteFile(timer, []byte(tc.content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := shortestWaitOf(class, port); got != tc.want {
+				t.Errorf("got %v, want %v", got, tc.want)
+			}
+		})
+	}
+	if got := shortestWaitOf(class, filepath.Join(root, "none")); got != shortestWait {
+		t.Errorf("no such port: %v", got)
 	}
 }
 

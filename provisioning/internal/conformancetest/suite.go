@@ -202,7 +202,5 @@ func abbreviated(text string) string {
 	return text
 }
 
-func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
-
 // tenthMore is a wait and the tenth more that rule 2 allows.
 func tenthMore(d time.Duration) time.Duration { return d + d/10 }

@@ -74,6 +74,8 @@ type Trial struct {
 
 func newTrial(t testing.TB, transport Transport, factory Factory) *Trial {
 	t.Helper()
+	// Dates have whole seconds, and the part before may have left the clock between two.
+	time.Sleep(time.Until(time.Now().Add(time.Second - time.Nanosecond).Truncate(time.Second)))
 	service := NewService(t)
 	trial := &Trial{Service: service, t: t, factory: factory, log: new(bytes.Buffer)}
 	trial.ctx, trial.cancel = context.WithTimeout(t.Context(), longestTrial)

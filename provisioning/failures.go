@@ -145,8 +145,45 @@ var failures = []failure{
 		next:    "Nothing is wrong with this device. Retry later. If it lasts, let the gateways register fewer devices per minute.",
 	},
 	{
+		kind: "unauthorized-certificate", codes: []int{401002}, sdk: sdkAuth,
+		is: either(shown(func(c *CredentialError) bool { return c.Certificate }), ended(func(f *FailedError) bool {
+			return f.Code/1000 == http.StatusUnauthorized && strings.Contains(f.Message, "certificate")
+		})),
+		owner:   OwnerCloudOperator,
+		verdict: "The provisioning service did not accept the device's certificate.",
+		next:    "Check the ID scope, and that the enrollment has this certificate, or the one that signed it, and is enabled. Then retry.",
+	},
+	{
+		kind: "unauthorized-after-clock", codes: []int{401000, 401002}, sdk: sdkAuth,
+		is:      shown(func(c *CredentialError) bool { return c.Corrected }),
+		owner:   OwnerCloudOperator,
+		verdict: "The service did not accept the device's key, not even by its own time; the clock here is wrong.",
+		next:    "Set the clock of this machine. Check the ID scope, and that the key here is the enrollment's current one. Then retry.",
+	},
+	{
+		kind: "unauthorized-clock-off", codes: []int{401000, 401002}, sdk: sdkAuth,
+		is:      shown(func(c *CredentialError) bool { return c.SkewKnown && c.Skew.Abs() > skewLimit }),
+		owner:   OwnerTechnician,
+		verdict: "The service did not accept the device's key, and its clock and the one here disagree.",
+		next:    "Set the clock of this machine. Then retry.",
+	},
+	{
+		kind: "unauthorized-clock-unknown", codes: []int{401000, 401002}, sdk: sdkAuth,
+		is:      shown(func(c *CredentialError) bool { return !c.SkewKnown }),
+		owner:   OwnerTechnician,
+		verdict: "The service did not accept the device's key, and gave no time to compare clocks by.",
+		next:    "Check the clock of this machine first, then the ID scope, and that the key here is the enrollment's current one. Then retry.",
+	},
+	{
+		kind: "unauthorized-both-keys", codes: []int{401000, 401002}, sdk: sdkAuth,
+		is:      shown(func(c *CredentialError) bool { return c.Tried > 1 }),
+		owner:   OwnerCloudOperator,
+		verdict: "The provisioning service accepted neither the device's primary key nor its secondary key.",
+		next:    "Check the ID scope, and that the keys here are the enrollment's current ones; an individual enrollment has its own. Then retry.",
+	},
+	{
 		kind: "unauthorized", codes: []int{401000, 401002}, sdk: sdkAuth,
-		is:      either(answered(http.StatusUnauthorized), ended(func(f *FailedError) bool { return true })),
+		is:      either(answered(http.StatusUnauthorized), ended(func(*FailedError) bool { return true })),
 		owner:   OwnerCloudOperator,
 		verdict: "The provisioning service did not accept the device's key.",
 		next:    "Check the ID scope, and that the key here is the enrollment's current one; an individual enrollment has its own. Then retry.",
@@ -430,6 +467,14 @@ func coded(code int) func(error) bool {
 	return func(err error) bool {
 		answer, ok := errors.AsType[*ServiceError](err)
 		return ok && answer.Code == code
+	}
+}
+
+// shown recognizes credentials that the service did not accept.
+func shown(like func(*CredentialError) bool) func(error) bool {
+	return func(err error) bool {
+		refused, ok := errors.AsType[*CredentialError](err)
+		return ok && like(refused)
 	}
 }
 

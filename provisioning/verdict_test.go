@@ -33,6 +33,10 @@ func TestVerdicts(t *testing.T) {
 		return unreachable(fmt.Errorf("dialling: %w", &net.OpError{Op: "dial", Net: "tcp", Err: err}))
 	}
 	answer := func(status, code int) error { return &ServiceError{HTTPStatus: status, Code: code, Message: "…"} }
+	refused := func(code int, c CredentialError) error {
+		c.Cause = &ServiceError{HTTPStatus: 401, Code: code, Message: "Unauthorized"}
+		return &c
+	}
 	ended := func(code int, message string) error {
 		return &FailedError{Status: StatusFailed, Code: code, Message: message}
 	}
@@ -76,13 +80,24 @@ func TestVerdicts(t *testing.T) {
 			{"the hub said 404104", ended(404104, "DeviceConnectionClosedRemotely")},
 			{"the hub said 429", ended(429001, "ThrottlingException")},
 			{"401002 in the registration's state", ended(401002, "Unauthorized")},
+			{"401002 in the registration's state, about a certificate", ended(401002, "Invalid certificate.")},
 			{"another code", ended(404001, "IotHubNotFound")},
 			{"no code, no message", ended(0, "")},
 		}},
 		{"The service refused the request, or put it off", []verdictCase{
 			{"400004", answer(400, 400004)},
-			{"401000", answer(401, 401000)},
-			{"401002", answer(401, 401002)},
+			{"401000, the clock is right", refused(401000, CredentialError{Tried: 1, SkewKnown: true})},
+			{"401002, the clock is right", refused(401002, CredentialError{Tried: 1, SkewKnown: true})},
+			{"401000, both keys tried", refused(401000, CredentialError{Tried: 2, SkewKnown: true, Skew: time.Second})},
+			{"401002, both keys tried", refused(401002, CredentialError{Tried: 2, SkewKnown: true, Skew: time.Second})},
+			{"401000, the clock was corrected in vain", refused(401000, CredentialError{Tried: 2, SkewKnown: true, Skew: time.Hour, Corrected: true})},
+			{"401002, the clock was corrected in vain", refused(401002, CredentialError{Tried: 2, SkewKnown: true, Skew: time.Hour, Corrected: true})},
+			{"401000, the clocks disagree", refused(401000, CredentialError{Tried: 1, SkewKnown: true, Skew: -time.Hour})},
+			{"401002, the clocks disagree", refused(401002, CredentialError{Tried: 1, SkewKnown: true, Skew: -time.Hour})},
+			{"401000, no time given", refused(401000, CredentialError{Tried: 2})},
+			{"401002, no time given", refused(401002, CredentialError{Tried: 2})},
+			{"CONNACK 5, no time given", refused(0, CredentialError{Tried: 1})},
+			{"401002, a certificate was shown", refused(401002, CredentialError{Certificate: true})},
 			{"404201", answer(404, 404201)},
 			{"404202", answer(404, 404202)},
 			{"404203", answer(404, 404203)},

@@ -114,7 +114,7 @@ func (g *Gateway) newWorld(cfg config.Config, fleet int) (*world, error) {
 		store: g.store, registrar: g.client, keys: keys, payload: cfg.DPS.Payload, hubMode: cfg.Hub.Mode,
 		log: g.log, changed: g.change,
 		openHub: func(ctx context.Context, a *assignment, key provisioning.DeviceKey) (hubSession, error) {
-			return openHub(ctx, cfg.Hub, a, key, g.log)
+			return openHub(ctx, cfg, a, key, g.log)
 		},
 	}, nil
 }
@@ -122,11 +122,13 @@ func (g *Gateway) newWorld(cfg config.Config, fleet int) (*world, error) {
 // tokenLife is how long a hub's token is valid (design section 5, rule 10).
 const tokenLife = time.Hour
 
-// openHub opens a session with a token of its own.
-func openHub(ctx context.Context, cfg config.Hub, a *assignment, key provisioning.DeviceKey, log *slog.Logger) (hubSession, error) {
+// openHub opens a session with a token of its own. Where the service is reached over WebSocket, port 8883 is closed, and
+// the hubs are reached in the same way.
+func openHub(ctx context.Context, cfg config.Config, a *assignment, key provisioning.DeviceKey, log *slog.Logger) (hubSession, error) {
 	resource := provisioning.HubResource(a.AssignedHub, a.DeviceID)
 	session, err := hub.Connect(ctx, hub.Config{
-		Host: a.AssignedHub, Address: cfg.Resolve[a.AssignedHub], DeviceID: a.DeviceID, RootCAs: cfg.RootCAs, Logger: log,
+		Host: a.AssignedHub, Address: cfg.Hub.Resolve[a.AssignedHub], DeviceID: a.DeviceID, RootCAs: cfg.Hub.RootCAs, Logger: log,
+		WebSocket: cfg.DPS.Client.Transport == provisioning.TransportMQTTWS,
 		Token: func(now time.Time) (string, error) {
 			return key.SASToken(resource, "", now.Add(tokenLife)).Reveal(), nil
 		},

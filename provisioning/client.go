@@ -23,8 +23,9 @@ type Transport string
 
 // The transports.
 const (
-	TransportHTTPS Transport = "https" // all registrations share one pool of connections
-	TransportMQTT  Transport = "mqtt"  // a connection for each registration, because it carries the device's credentials
+	TransportHTTPS  Transport = "https"   // all registrations share one pool of connections
+	TransportMQTT   Transport = "mqtt"    // a connection for each registration, because it carries the device's credentials
+	TransportMQTTWS Transport = "mqtt-ws" // the same over WebSocket, for sites that let only port 443 out
 )
 
 // Defaults of [Config].
@@ -39,13 +40,14 @@ var ErrClosed = errors.New("the provisioning client was closed")
 
 // Config is what a [Client] needs to know.
 type Config struct {
-	// Endpoint is the service's host, or host:port; the port defaults to 443 for HTTPS and 8883 for MQTT. Required.
+	// Endpoint is the service's host, or host:port; the port defaults to 443, and to 8883 for MQTT without WebSocket.
+	// Required.
 	Endpoint string
 
 	// IDScope names the service instance, such as "0ne00002193". Required.
 	IDScope string
 
-	// Transport is TransportHTTPS or TransportMQTT. Required.
+	// Transport is one of the constants. Required.
 	Transport Transport
 
 	// RootCAs are the roots that the service's certificate must lead to; nil uses the system's.
@@ -116,11 +118,11 @@ func New(cfg Config) (*Client, error) {
 	case TransportHTTPS:
 		shared := newHTTPSTransport(cfg, host, port, secure, c.agent)
 		c.open, c.release = shared.session, shared.close
-	case TransportMQTT:
+	case TransportMQTT, TransportMQTTWS:
 		shared := newMQTTTransport(cfg, host, port, secure, c.agent)
 		c.open, c.release = shared.session, func() {}
 	default:
-		return nil, &ConfigError{Field: "Transport", Problem: fmt.Sprintf("transport %q is unknown; use https or mqtt", cfg.Transport)}
+		return nil, &ConfigError{Field: "Transport", Problem: fmt.Sprintf("transport %q is unknown; use https, mqtt-ws or mqtt", cfg.Transport)}
 	}
 	c.life, c.end = context.WithCancel(context.Background())
 	return c, nil

@@ -54,7 +54,7 @@ func TestRegister(t *testing.T) {
 			`assigning "assigning" "` + testOp + `" 3s 0`,
 			`assigning "assigning" "` + testOp + `" 3s 0`,
 		}
-		if service.cfg.Transport == TransportMQTT {
+		if service.cfg.Transport != TransportHTTPS {
 			wantSteps = append([]string{`connected "" "" 0s 0`}, wantSteps...)
 		}
 		if diff := cmp.Diff(wantSteps, steps); diff != "" {
@@ -275,7 +275,7 @@ func TestInterruptedLooksFirst(t *testing.T) {
 					t.Fatalf("got %+v, %v", got, err)
 				}
 				want := test.https
-				if service.cfg.Transport == TransportMQTT {
+				if service.cfg.Transport != TransportHTTPS {
 					want = "register 0s"
 				}
 				story := strings.ReplaceAll(service.story(), "1.", "1s") // the first retry has up to a tenth of jitter
@@ -318,7 +318,7 @@ func TestRunningRegistration(t *testing.T) {
 			kinds = append(kinds, q.Do)
 		}
 		want, wantRetries := "[register lookup]", 1
-		if service.cfg.Transport == TransportMQTT {
+		if service.cfg.Transport != TransportHTTPS {
 			want, wantRetries = "[register register register]", 2
 		}
 		if fmt.Sprint(kinds) != want || retries != wantRetries {
@@ -579,7 +579,7 @@ func TestNewRefusesABadConfiguration(t *testing.T) {
 		{"no ID scope", func(c *Config) { c.IDScope = "" }, "ID scope"},
 		{"ID scope with a slash", func(c *Config) { c.IDScope = "0ne/x" }, "ID scope"},
 		{"no transport", func(c *Config) { c.Transport = "" }, `transport ""`},
-		{"amqp", func(c *Config) { c.Transport = "amqp" }, `transport "amqp" is unknown; use https or mqtt`},
+		{"amqp", func(c *Config) { c.Transport = "amqp" }, `transport "amqp" is unknown; use https, mqtt-ws or mqtt`},
 		{"negative budget", func(c *Config) { c.PollsPerSecond = -1 }, "-1 polls per second"},
 		{"negative fleet", func(c *Config) { c.Fleet = -1 }, "below zero"},
 	}

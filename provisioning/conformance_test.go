@@ -12,7 +12,7 @@ import (
 )
 
 // transports are those that the suite is run over.
-var transports = []conformancetest.Transport{conformancetest.HTTPS, conformancetest.MQTT}
+var transports = []conformancetest.Transport{conformancetest.HTTPS, conformancetest.MQTT, conformancetest.MQTTWebSocket}
 
 // TestConformance runs the suite of the rules. With -v its output reads as the list of what the rules ask, and
 // conformancetest.Cases says beside each who gets it wrong.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package provisioning registers devices with Azure's Device Provisioning Service (DPS), or with anything that speaks
-// its protocol, over HTTPS or MQTT.
+// its protocol, over HTTPS, MQTT or MQTT over WebSocket.
 //
 // # The dance
 //

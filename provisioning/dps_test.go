@@ -43,10 +43,10 @@ type dps struct {
 	script func(n int, q asked) said
 }
 
-// eachTransport runs a test of a rule over both transports, in a bubble of its own each.
+// eachTransport runs a test of a rule over each transport, in a bubble of its own each.
 func eachTransport(t *testing.T, test func(t *testing.T, service *dps)) {
 	t.Helper()
-	for _, transport := range []Transport{TransportHTTPS, TransportMQTT} {
+	for _, transport := range []Transport{TransportHTTPS, TransportMQTT, TransportMQTTWS} {
 		t.Run(string(transport), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { test(t, newDPS(t, transport)) })
 		})

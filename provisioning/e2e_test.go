@@ -106,7 +106,7 @@ func newSite(t *testing.T, hook webhook, fault func(dpslocal.FaultPoint) dpsloca
 func (s *site) client(t *testing.T, transport provisioning.Transport) *provisioning.Client {
 	t.Helper()
 	endpoint := s.server.HTTPSAddr()
-	if transport == provisioning.TransportMQTT {
+	if transport == provisioning.TransportMQTT { // WebSocket shares the port of HTTPS
 		endpoint = s.server.MQTTAddr()
 	}
 	client, err := provisioning.New(provisioning.Config{
@@ -124,10 +124,15 @@ func (s *site) request(id string) provisioning.Request {
 	return provisioning.Request{RegistrationID: id, Keys: []provisioning.DeviceKey{s.key.Derive(id)}}
 }
 
-func (s *site) session(t *testing.T, assignment provisioning.Assignment, key provisioning.DeviceKey) (*hub.Session, error) {
+// session opens one over WebSocket after a registration that came that way, and over MQTT after the others.
+func (s *site) session(t *testing.T, transport provisioning.Transport, assignment provisioning.Assignment, key provisioning.DeviceKey) (*hub.Session, error) {
 	t.Helper()
+	webSocket, address := false, s.server.MQTTAddr()
+	if transport == provisioning.TransportMQTTWS {
+		webSocket, address = true, s.server.HTTPSAddr()
+	}
 	session, err := hub.Connect(t.Context(), hub.Config{
-		Host: assignment.AssignedHub, Address: s.server.MQTTAddr(), DeviceID: assignment.DeviceID, RootCAs: s.roots,
+		Host: assignment.AssignedHub, Address: address, WebSocket: webSocket, DeviceID: assignment.DeviceID, RootCAs: s.roots,
 		Token: func(now time.Time) (string, error) {
 			return key.SASToken(provisioning.HubResource(assignment.AssignedHub, assignment.DeviceID), "", now.Add(time.Hour)).Reveal(), nil
 		},
@@ -139,17 +144,17 @@ func (s *site) session(t *testing.T, assignment provisioning.Assignment, key pro
 	return session, err
 }
 
-// bothTransports runs a test once over each.
-func bothTransports(t *testing.T, test func(t *testing.T, transport provisioning.Transport)) {
+// eachTransport runs a test over each transport.
+func eachTransport(t *testing.T, test func(t *testing.T, transport provisioning.Transport)) {
 	t.Helper()
-	for _, transport := range []provisioning.Transport{provisioning.TransportHTTPS, provisioning.TransportMQTT} {
+	for _, transport := range []provisioning.Transport{provisioning.TransportHTTPS, provisioning.TransportMQTTWS, provisioning.TransportMQTT} {
 		t.Run(string(transport), func(t *testing.T) { test(t, transport) })
 	}
 }
 
 // TestEndToEnd goes from a group key to a twin that was read, changed and reported.
 func TestEndToEnd(t *testing.T) {
-	bothTransports(t, func(t *testing.T, transport provisioning.Transport) {
+	eachTransport(t, func(t *testing.T, transport provisioning.Transport) {
 		var sent atomic.Value
 		site := newSite(t, func(body []byte) (int, string) {
 			sent.Store(string(body))
@@ -172,7 +177,7 @@ func TestEndToEnd(t *testing.T) {
 			t.Errorf("the webhook was asked with %s, %v", sent.Load(), err)
 		}
 
-		session, err := site.session(t, got, r.Keys[0])
+		session, err := site.session(t, transport, got, r.Keys[0])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -199,7 +204,7 @@ func TestEndToEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-session.Done()
-		_, err = site.session(t, got, r.Keys[0])
+		_, err = site.session(t, transport, got, r.Keys[0])
 		var refused *hub.RefusedError
 		if !errors.As(err, &refused) {
 			t.Errorf("after the device was deleted: %v, want a RefusedError", err)
@@ -233,7 +238,7 @@ func TestEndToEndRefusals(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			bothTransports(t, func(t *testing.T, transport provisioning.Transport) {
+			eachTransport(t, func(t *testing.T, transport provisioning.Transport) {
 				site := newSite(t, test.hook, nil)
 				r := site.request(toaster)
 				if test.change != nil {
@@ -251,7 +256,7 @@ func TestEndToEndRefusals(t *testing.T) {
 // TestEndToEndLostAnswer loses the answer to a register that the service has accepted. The next attempt finds the
 // assignment over HTTPS, and registers again over MQTT.
 func TestEndToEndLostAnswer(t *testing.T) {
-	bothTransports(t, func(t *testing.T, transport provisioning.Transport) {
+	eachTransport(t, func(t *testing.T, transport provisioning.Transport) {
 		var registers atomic.Int32
 		site := newSite(t, allocateToasters, func(p dpslocal.FaultPoint) dpslocal.Fault {
 			return dpslocal.Fault{Drop: p.Call == dpslocal.RegisterCall && registers.Add(1) == 1}
@@ -268,7 +273,7 @@ func TestEndToEndLostAnswer(t *testing.T) {
 		if err != nil || got.AssignedHub != toasters {
 			t.Fatalf("got %+v, %v", got, err)
 		}
-		want := map[provisioning.Transport]int{provisioning.TransportHTTPS: 1, provisioning.TransportMQTT: 2}[transport]
+		want := map[provisioning.Transport]int{provisioning.TransportHTTPS: 1, provisioning.TransportMQTTWS: 2, provisioning.TransportMQTT: 2}[transport]
 		if n := int(registers.Load()); n > want {
 			t.Errorf("%d registers, want at most %d", n, want)
 		}
@@ -278,7 +283,7 @@ func TestEndToEndLostAnswer(t *testing.T) {
 // TestEndToEndThrottled has the service throttle once, on the register and on a poll.
 func TestEndToEndThrottled(t *testing.T) {
 	t.Parallel() // it waits for the hints in real time
-	bothTransports(t, func(t *testing.T, transport provisioning.Transport) {
+	eachTransport(t, func(t *testing.T, transport provisioning.Transport) {
 		var calls sync.Map
 		site := newSite(t, allocateToasters, func(p dpslocal.FaultPoint) dpslocal.Fault {
 			if _, again := calls.LoadOrStore(p.Call, true); again {
@@ -305,7 +310,7 @@ func TestEndToEndThrottled(t *testing.T) {
 
 // TestEndToEndTwoHundred registers 200 devices at once over loopback, and twenty of them visit their hub.
 func TestEndToEndTwoHundred(t *testing.T) {
-	bothTransports(t, func(t *testing.T, transport provisioning.Transport) {
+	eachTransport(t, func(t *testing.T, transport provisioning.Transport) {
 		site := newSite(t, allocateToasters, nil)
 		client := site.client(t, transport)
 		var devices sync.WaitGroup
@@ -320,7 +325,7 @@ func TestEndToEndTwoHundred(t *testing.T) {
 				if i%10 != 0 {
 					return
 				}
-				session, err := site.session(t, got, r.Keys[0])
+				session, err := site.session(t, transport, got, r.Keys[0])
 				if err != nil {
 					t.Error(err)
 					return

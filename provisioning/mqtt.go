@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -22,28 +23,36 @@ const (
 
 const (
 	mqttPort      = "8883"
+	webSocketPort = "443"
 	mqttKeepAlive = 60 * time.Second // a wait of rule 2 may be longer; a connection that died meanwhile is made anew
 )
 
 // mqttTransport is what all MQTT sessions share: how to connect.
 type mqttTransport struct {
-	address string
-	idScope string
-	agent   string
-	secure  *tls.Config
-	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	address   string
+	webSocket bool
+	idScope   string
+	agent     string
+	secure    *tls.Config
+	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 func newMQTTTransport(cfg Config, host, port string, secure *tls.Config, agent string) *mqttTransport {
-	if port == "" {
+	webSocket := cfg.Transport == TransportMQTTWS
+	switch {
+	case port != "":
+	case webSocket:
+		port = webSocketPort
+	default:
 		port = mqttPort
 	}
 	return &mqttTransport{
-		address: net.JoinHostPort(host, port),
-		idScope: cfg.IDScope,
-		agent:   agent,
-		secure:  secure,
-		dial:    cfg.DialContext,
+		address:   net.JoinHostPort(host, port),
+		webSocket: webSocket,
+		idScope:   cfg.IDScope,
+		agent:     agent,
+		secure:    secure,
+		dial:      cfg.DialContext,
 	}
 }
 
@@ -59,7 +68,8 @@ type mqttSession struct {
 	conn           *mqttrpc.Conn // nil until connected
 }
 
-// connect retries hiccups as go-retryablehttp does for HTTPS. A CONNACK is an answer and not a hiccup.
+// connect retries hiccups as go-retryablehttp does for HTTPS. A CONNACK is an answer and not a hiccup, and so is what
+// HTTP says to a WebSocket.
 func (s *mqttSession) connect(ctx context.Context) (fresh bool, err error) {
 	if s.conn != nil && s.conn.Err() == nil {
 		return false, nil
@@ -74,6 +84,10 @@ func (s *mqttSession) connect(ctx context.Context) (fresh bool, err error) {
 		var refused *mqttrpc.RefusedError
 		if errors.As(err, &refused) {
 			return false, refusedConnection(refused)
+		}
+		var upgrade *mqttrpc.UpgradeError
+		if errors.As(err, &upgrade) {
+			return false, refusedUpgrade(upgrade)
 		}
 		if ctx.Err() != nil || try == hiccupTries || !isHiccup(err) {
 			return false, err
@@ -92,6 +106,7 @@ func (s *mqttSession) dial(ctx context.Context) (*mqttrpc.Conn, error) {
 		Address:     s.transport.address,
 		TLS:         s.credential.secure(s.transport.secure),
 		DialContext: s.transport.dial,
+		WebSocket:   s.transport.webSocket,
 		ClientID:    s.registrationID,
 		Username:    s.username(),
 		Password:    s.password(),
@@ -171,6 +186,16 @@ func refusedConnection(refused *mqttrpc.RefusedError) *ServiceError {
 		status = http.StatusUnauthorized
 	}
 	return &ServiceError{HTTPStatus: status, Message: refused.Error()}
+}
+
+// refusedUpgrade does the same for an HTTP answer that opened no WebSocket. Of such an answer only "later" can be meant
+// by the service; whatever else does not know its path is somebody else.
+func refusedUpgrade(refused *mqttrpc.UpgradeError) error {
+	if refused.Status < statusLater {
+		return fmt.Errorf("%w: %w", ErrNotService, refused)
+	}
+	answer := reply{status: refused.Status, retryAfter: refused.RetryAfter, at: time.Now()}
+	return answer.serviceError()
 }
 
 // isLost tells whether an MQTT connection broke.

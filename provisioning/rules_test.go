@@ -163,7 +163,7 @@ func TestRule3OnlyA404BeginsAgain(t *testing.T) {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 		want := "[restarting submitting assigning]"
-		if service.cfg.Transport == TransportMQTT {
+		if service.cfg.Transport != TransportHTTPS {
 			want = "[connected restarting submitting assigning]"
 		}
 		if fmt.Sprint(steps) != want {
@@ -175,7 +175,7 @@ func TestRule3OnlyA404BeginsAgain(t *testing.T) {
 // TestRule3A404OfSomebodyElse: a captive portal's 404 does not begin a new registration.
 func TestRule3A404OfSomebodyElse(t *testing.T) {
 	eachTransport(t, func(t *testing.T, service *dps) {
-		if service.cfg.Transport == TransportMQTT {
+		if service.cfg.Transport != TransportHTTPS {
 			t.Skip("nothing else answers on the service's topics")
 		}
 		service.script = inOrder(assigning("3"), said{Status: 404, Body: "<html>Not found</html>"})

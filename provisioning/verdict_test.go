@@ -260,7 +260,7 @@ func TestVerdictOfRealErrors(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			for _, transport := range []Transport{TransportHTTPS, TransportMQTT} {
+			for _, transport := range []Transport{TransportHTTPS, TransportMQTT, TransportMQTTWS} {
 				synctest.Test(t, func(t *testing.T) {
 					service := newDPS(t, transport)
 					test.change(t, service)

@@ -174,12 +174,10 @@ func checkDPS(p *problems, raw rawDPS) (*DPS, *x509.CertPool) {
 	switch raw.Transport {
 	case "", "auto", "https":
 		dps.Client.Transport = provisioning.TransportHTTPS
-	case "mqtt":
-		dps.Client.Transport = provisioning.TransportMQTT
-	case "mqtt-ws":
-		p.add("[dps] transport", `"mqtt-ws" is not in this version; use "https" or "mqtt"`)
+	case "mqtt", "mqtt-ws":
+		dps.Client.Transport = provisioning.Transport(raw.Transport)
 	default:
-		p.add("[dps] transport", `%q is none of "auto", "https", "mqtt"`, raw.Transport)
+		p.add("[dps] transport", `%q is none of "auto", "https", "mqtt", "mqtt-ws"`, raw.Transport)
 	}
 	if raw.GroupKey == "" {
 		p.add("[dps] group_key", "missing; name the systemd credential or give the absolute path of the file that holds the enrollment group's key (never the key itself)")

@@ -31,7 +31,8 @@ const (
 const (
 	apiVersion  = "2021-04-12"
 	clientType  = "gatewayd"
-	defaultPort = "8883"
+	mqttPort    = "8883"
+	httpsPort   = "443"             // MQTT over WebSocket
 	keepAlive   = 240 * time.Second // below the five minutes after which home routers forget a connection
 	callTimeout = 30 * time.Second
 	connectTime = 60 * time.Second // dial, TLS, login and subscriptions together
@@ -49,9 +50,12 @@ type Config struct {
 	// Host is the hub's host name, as the assignment gave it. Required.
 	Host string
 
-	// Address overrides where to dial, as host:port; "" dials Host on port 8883. The TLS name stays Host: this is for
-	// local hubs that no name server knows.
+	// Address overrides where to dial, as host:port; "" dials Host on port 8883, or 443 with WebSocket. The TLS name stays
+	// Host: this is for local hubs that no name server knows.
 	Address string
+
+	// WebSocket carries the session over WebSocket, for sites that let only port 443 out.
+	WebSocket bool
 
 	// DeviceID is the device's name at the hub, as the assignment gave it; its case counts. Required.
 	DeviceID string
@@ -108,15 +112,12 @@ func Connect(ctx context.Context, cfg Config) (*Session, error) {
 	if now == nil {
 		now = time.Now
 	}
-	address := cfg.Address
-	if address == "" {
-		address = net.JoinHostPort(cfg.Host, defaultPort)
-	}
 	// A hub that takes the connection and says nothing must not hold its caller for ever.
 	connecting, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
 	conn, err := mqttrpc.Connect(connecting, mqttrpc.Config{
-		Address:     address,
+		Address:     cfg.address(),
+		WebSocket:   cfg.WebSocket,
 		TLS:         cfg.secure(now),
 		DialContext: cfg.DialContext,
 		ClientID:    cfg.DeviceID,
@@ -136,6 +137,18 @@ func Connect(ctx context.Context, cfg Config) (*Session, error) {
 		close(s.done)
 	})
 	return s, nil
+}
+
+// address is where to dial.
+func (cfg Config) address() string {
+	switch {
+	case cfg.Address != "":
+		return cfg.Address
+	case cfg.WebSocket:
+		return net.JoinHostPort(cfg.Host, httpsPort)
+	default:
+		return net.JoinHostPort(cfg.Host, mqttPort)
+	}
 }
 
 func (cfg Config) check() error {

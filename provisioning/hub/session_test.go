@@ -286,6 +286,25 @@ func TestAddressOverridesOnlyWhereToDial(t *testing.T) {
 	})
 }
 
+// TestWebSocket reaches the hub on port 443, where nothing but WebSocket is spoken.
+func TestWebSocket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, func(c *mqttrpctest.Client, _, rid string, _ []byte) {
+			c.Publish("$iothub/twin/res/200/?$rid="+rid, []byte(`{"desired":{"$version":4},"reported":{"$version":2}}`))
+		})
+		authority := mqttrpctest.NewAuthority(t)
+		b.cfg.RootCAs = authority.Pool
+		listener := b.network.Listen(host + ":443")
+		defer func() { _ = listener.Close() }()
+		b.server.ServeWebSocket(listener, authority.Server(t, host))
+		b.cfg.WebSocket = true
+		twin, err := b.connect(t).Twin(t.Context())
+		if err != nil || twin.Desired.Version != 4 {
+			t.Errorf("got %+v, %v, want version 4", twin, err)
+		}
+	})
+}
+
 func TestAFreshTokenForEachConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, silent)

@@ -48,6 +48,9 @@ type Config struct {
 	Address string      // host:port. Required
 	TLS     *tls.Config // with ServerName. Required
 
+	// WebSocket carries MQTT in the frames of a WebSocket, as the services do on port 443 (dps-protocol 7).
+	WebSocket bool
+
 	// DialContext makes the TCP connection; nil uses a [net.Dialer].
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -79,6 +82,7 @@ type Response struct {
 type Conn struct {
 	client paho.Client
 	raw    net.Conn // below TLS: closing it frees whatever is stuck
+	stream net.Conn // MQTT's bytes: TLS, or a WebSocket in it
 	push   func(topic string, params map[string]string, body []byte)
 	prefix string // of this connection's request IDs, so that an answer to an earlier connection fits no call
 
@@ -91,8 +95,9 @@ type Conn struct {
 	err  error // set before done is closed
 }
 
-// Connect dials, performs the TLS and MQTT handshakes and subscribes, all within ctx. A CONNACK that refuses is a
-// *[RefusedError]; a failed dial or handshake is returned as the network or TLS library gave it, wrapped.
+// Connect dials, performs the TLS, WebSocket and MQTT handshakes and subscribes, all within ctx. A CONNACK that refuses
+// is a *[RefusedError], an HTTP answer that does not become a WebSocket an *[UpgradeError]; a failed dial or handshake is
+// returned as the network or TLS library gave it, wrapped.
 func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 	for _, text := range append([]string{cfg.ClientID, cfg.Username}, cfg.Filters...) {
 		if err := checkString(text); err != nil {
@@ -108,32 +113,50 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dialling %s: %w", cfg.Address, err)
 	}
-	secure := tls.Client(raw, cfg.TLS)
-	if err := secure.HandshakeContext(ctx); err != nil {
+	stream, err := cfg.open(ctx, raw)
+	if err != nil {
 		_ = raw.Close()
-		return nil, fmt.Errorf("TLS handshake with %s: %w", cfg.Address, err)
+		return nil, err
 	}
 	password := ""
 	if cfg.Password != nil {
 		if password, err = cfg.Password(); err != nil {
-			_ = raw.Close()
+			_, _ = raw.Close(), stream.Close()
 			return nil, fmt.Errorf("making the password: %w", err)
 		}
 	}
 
 	c := &Conn{
 		raw:     raw,
+		stream:  stream,
 		push:    cfg.Push,
 		prefix:  fmt.Sprintf("%08x", rand.Uint32()),
 		pending: make(map[string]chan Response),
 		done:    make(chan struct{}),
 	}
-	c.client = paho.NewClient(c.options(cfg, &guard{Conn: secure}, password))
+	c.client = paho.NewClient(c.options(cfg, &guard{Conn: stream}, password))
 	if err := c.handshake(ctx, cfg.Filters); err != nil {
 		c.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// open makes the stream that MQTT is spoken on, over a connection that is made already. The caller closes raw if it
+// fails.
+func (cfg Config) open(ctx context.Context, raw net.Conn) (net.Conn, error) {
+	secure := tls.Client(raw, cfg.TLS)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return nil, fmt.Errorf("TLS handshake with %s: %w", cfg.Address, err)
+	}
+	if !cfg.WebSocket {
+		return secure, nil
+	}
+	socket, err := openWebSocket(ctx, raw, secure, authority(cfg.TLS.ServerName, cfg.Address))
+	if err != nil {
+		return nil, fmt.Errorf("opening a WebSocket at %s: %w", cfg.Address, err)
+	}
+	return socket, nil
 }
 
 // options turns everything off that the library would do by itself.
@@ -312,8 +335,8 @@ func (c *Conn) Err() error {
 func (c *Conn) Close() {
 	c.finish(ErrClosed)
 	c.client.Disconnect(uint(quiesce / time.Millisecond))
-	// Below TLS, because a polite end of TLS may wait for a peer that has stopped reading.
-	_ = c.raw.Close()
+	// Below TLS first, because a polite end of TLS may wait for a peer that has stopped reading.
+	_, _ = c.raw.Close(), c.stream.Close()
 }
 
 func (c *Conn) finish(err error) {

@@ -31,8 +31,25 @@ type bench struct {
 	cfg     Config
 }
 
+// way is what MQTT is carried in.
+type way struct {
+	name      string
+	webSocket bool
+	frameSize int // of the server's answers, in bytes; 0 = a packet each
+}
+
+// overEach runs a test over every way, each in a bubble of its own.
+func overEach(t *testing.T, test func(t *testing.T, over way)) {
+	t.Helper()
+	for _, over := range []way{{"tls", false, 0}, {"websocket", true, 0}, {"websocket byte by byte", true, 1}} {
+		t.Run(over.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { test(t, over) })
+		})
+	}
+}
+
 // newBench makes one; it must be called within the synctest bubble that uses it.
-func newBench(t *testing.T, server *mqttrpctest.Server) *bench {
+func newBench(t *testing.T, over way, server *mqttrpctest.Server) *bench {
 	t.Helper()
 	authority := mqttrpctest.NewAuthority(t)
 	b := &bench{network: mqttrpctest.NewNetwork(), server: server}
@@ -40,6 +57,7 @@ func newBench(t *testing.T, server *mqttrpctest.Server) *bench {
 		Address:     address,
 		TLS:         &tls.Config{ServerName: "service.test", RootCAs: authority.Pool},
 		DialContext: b.network.DialContext,
+		WebSocket:   over.webSocket,
 		ClientID:    "toaster-1",
 		Username:    "user",
 		Password:    func() (string, error) { return "pass", nil },
@@ -47,7 +65,11 @@ func newBench(t *testing.T, server *mqttrpctest.Server) *bench {
 		Filters:     []string{"$dps/registrations/res/#"},
 	}
 	listener := b.network.Listen(address)
-	server.Serve(listener, authority.Server(t, "service.test"))
+	if server.FrameSize = over.frameSize; over.webSocket {
+		server.ServeWebSocket(listener, authority.Server(t, "service.test"))
+	} else {
+		server.Serve(listener, authority.Server(t, "service.test"))
+	}
 	t.Cleanup(func() {
 		_ = listener.Close()
 		server.Close()
@@ -73,10 +95,10 @@ func rid(topic string) string {
 }
 
 func TestConnectSendsWhatItWasTold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	overEach(t, func(t *testing.T, over way) {
 		var hello mqttrpctest.Client
 		var filters []string
-		b := newBench(t, &mqttrpctest.Server{
+		b := newBench(t, over, &mqttrpctest.Server{
 			Connect: func(c *mqttrpctest.Client) int {
 				hello.ID, hello.Username, hello.Password = c.ID, c.Username, c.Password
 				hello.KeepAlive, hello.CleanSession, hello.ProtocolVersion = c.KeepAlive, c.CleanSession, c.ProtocolVersion
@@ -119,9 +141,9 @@ func TestCall(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			overEach(t, func(t *testing.T, over way) {
 				var topic, body string
-				b := newBench(t, &mqttrpctest.Server{Publish: func(c *mqttrpctest.Client, to string, text []byte) {
+				b := newBench(t, over, &mqttrpctest.Server{Publish: func(c *mqttrpctest.Client, to string, text []byte) {
 					topic, body = to, string(text)
 					c.Publish(strings.ReplaceAll(test.answer, "RID", rid(to)), []byte("answer"))
 				}})
@@ -143,9 +165,9 @@ func TestCall(t *testing.T) {
 }
 
 func TestCallIgnoresLateUnknownAndRepeatedAnswers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	overEach(t, func(t *testing.T, over way) {
 		var late []string
-		b := newBench(t, &mqttrpctest.Server{Publish: func(c *mqttrpctest.Client, topic string, body []byte) {
+		b := newBench(t, over, &mqttrpctest.Server{Publish: func(c *mqttrpctest.Client, topic string, body []byte) {
 			if string(body) == "slow" {
 				late = append(late, rid(topic))
 				return
@@ -203,8 +225,8 @@ func (m message) Topic() string   { return m.topic }
 func (m message) Payload() []byte { return []byte(m.body) }
 
 func TestCallsAtOnceGetTheirOwnAnswers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, &mqttrpctest.Server{Publish: func(c *mqttrpctest.Client, topic string, body []byte) {
+	overEach(t, func(t *testing.T, over way) {
+		b := newBench(t, over, &mqttrpctest.Server{Publish: func(c *mqttrpctest.Client, topic string, body []byte) {
 			c.Publish("x/res/200/?$rid="+rid(topic), body)
 		}})
 		conn := b.connect(t)
@@ -223,8 +245,8 @@ func TestCallsAtOnceGetTheirOwnAnswers(t *testing.T) {
 }
 
 func TestPushedMessagesAreNoAnswers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, &mqttrpctest.Server{Publish: func(c *mqttrpctest.Client, topic string, _ []byte) {
+	overEach(t, func(t *testing.T, over way) {
+		b := newBench(t, over, &mqttrpctest.Server{Publish: func(c *mqttrpctest.Client, topic string, _ []byte) {
 			c.Publish("$iothub/twin/PATCH/properties/desired/?$version=2", []byte("pushed"))
 			c.Publish("$iothub/twin/res/200/?$rid="+rid(topic), []byte("answer"))
 		}})
@@ -246,8 +268,8 @@ func TestPushedMessagesAreNoAnswers(t *testing.T) {
 func TestConnectRefused(t *testing.T) {
 	for code := 1; code <= 5; code++ {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBench(t, &mqttrpctest.Server{Connect: func(*mqttrpctest.Client) int { return code }})
+			overEach(t, func(t *testing.T, over way) {
+				b := newBench(t, over, &mqttrpctest.Server{Connect: func(*mqttrpctest.Client) int { return code }})
 				_, err := Connect(t.Context(), b.cfg)
 				var refused *RefusedError
 				if !errors.As(err, &refused) || int(refused.Code) != code {
@@ -321,8 +343,8 @@ func TestConnectFailures(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := newBench(t, test.server)
+			overEach(t, func(t *testing.T, over way) {
+				b := newBench(t, over, &mqttrpctest.Server{Connect: test.server.Connect, Subscribe: test.server.Subscribe})
 				if test.change != nil {
 					test.change(b)
 				}
@@ -393,9 +415,9 @@ func TestConnectEndsWithItsContext(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			overEach(t, func(t *testing.T, over way) {
 				release := make(chan struct{})
-				b := newBench(t, &mqttrpctest.Server{})
+				b := newBench(t, over, &mqttrpctest.Server{})
 				test.setUp(b, release)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
@@ -418,9 +440,9 @@ func TestConnectEndsWithItsContext(t *testing.T) {
 }
 
 func TestTheServerNeverAnswersConnect(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	overEach(t, func(t *testing.T, over way) {
 		release := make(chan struct{})
-		b := newBench(t, &mqttrpctest.Server{Connect: func(*mqttrpctest.Client) int { <-release; return -1 }})
+		b := newBench(t, over, &mqttrpctest.Server{Connect: func(*mqttrpctest.Client) int { <-release; return -1 }})
 		defer close(release)
 		begun := time.Now()
 		_, err := Connect(t.Context(), b.cfg)
@@ -431,8 +453,8 @@ func TestTheServerNeverAnswersConnect(t *testing.T) {
 }
 
 func TestALostConnectionEndsItsCalls(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, &mqttrpctest.Server{Publish: func(c *mqttrpctest.Client, _ string, _ []byte) { c.Drop() }})
+	overEach(t, func(t *testing.T, over way) {
+		b := newBench(t, over, &mqttrpctest.Server{Publish: func(c *mqttrpctest.Client, _ string, _ []byte) { c.Drop() }})
 		conn := b.connect(t)
 		if err := conn.Err(); err != nil {
 			t.Errorf("while it lives, Err is %v", err)
@@ -451,8 +473,8 @@ func TestALostConnectionEndsItsCalls(t *testing.T) {
 }
 
 func TestCloseEndsCalls(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, &mqttrpctest.Server{})
+	overEach(t, func(t *testing.T, over way) {
+		b := newBench(t, over, &mqttrpctest.Server{})
 		conn := b.connect(t)
 		time.AfterFunc(time.Second, conn.Close)
 		if _, err := conn.Call(t.Context(), "x/", "", nil); !errors.Is(err, ErrClosed) {
@@ -470,9 +492,9 @@ func TestCloseEndsCalls(t *testing.T) {
 }
 
 func TestASilentServerIsNoticed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	overEach(t, func(t *testing.T, over way) {
 		release := make(chan struct{})
-		b := newBench(t, &mqttrpctest.Server{Publish: func(*mqttrpctest.Client, string, []byte) { <-release }})
+		b := newBench(t, over, &mqttrpctest.Server{Publish: func(*mqttrpctest.Client, string, []byte) { <-release }})
 		defer close(release)
 		b.cfg.KeepAlive = 30 * time.Second
 		conn := b.connect(t)
@@ -485,8 +507,8 @@ func TestASilentServerIsNoticed(t *testing.T) {
 }
 
 func TestAPacketTooLongEndsTheConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, &mqttrpctest.Server{Publish: func(c *mqttrpctest.Client, _ string, _ []byte) {
+	overEach(t, func(t *testing.T, over way) {
+		b := newBench(t, over, &mqttrpctest.Server{Publish: func(c *mqttrpctest.Client, _ string, _ []byte) {
 			c.Raw([]byte{0x30, 0xff, 0xff, 0xff, 0x7f}) // a PUBLISH of 256 MiB
 		}})
 		conn := b.connect(t)
@@ -499,8 +521,8 @@ func TestAPacketTooLongEndsTheConnection(t *testing.T) {
 
 // TestCloseWhileTheOtherEndTakesNoBytes has a peer that stops reading: a write blocks, and closing must not.
 func TestCloseWhileTheOtherEndTakesNoBytes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, &mqttrpctest.Server{})
+	overEach(t, func(t *testing.T, over way) {
+		b := newBench(t, over, &mqttrpctest.Server{})
 		b.cfg.DialContext = stallAfter(b.network.DialContext, time.Minute)
 		conn := b.connect(t)
 		time.Sleep(2 * time.Minute)

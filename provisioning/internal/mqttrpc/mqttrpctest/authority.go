@@ -45,6 +45,9 @@ func NewAuthority(t testing.TB) *Authority {
 	return a
 }
 
+// AddTo makes a pool trust the authority too.
+func (a *Authority) AddTo(pool *x509.CertPool) { pool.AddCert(a.cert) }
+
 // Server returns a TLS configuration for a server of the given names.
 func (a *Authority) Server(t testing.TB, names ...string) *tls.Config {
 	t.Helper()

@@ -22,8 +22,12 @@ type Server struct {
 	// Publish gets a message, after its PUBACK has gone out.
 	Publish func(c *Client, topic string, body []byte)
 
+	// FrameSize is how many bytes go into one frame to a client that came over a WebSocket; 0 sends each packet in one.
+	FrameSize int
+
 	mu      sync.Mutex
 	closed  bool
+	end     chan struct{} // closed by Close; made when it is wanted
 	clients map[*Client]struct{}
 	running sync.WaitGroup
 }
@@ -71,12 +75,29 @@ func (s *Server) ServeConn(conn net.Conn) {
 // Close ends all connections and waits for them. The listener is its owner's to close, before.
 func (s *Server) Close() {
 	s.mu.Lock()
-	s.closed = true
+	if !s.closed {
+		s.closed = true
+		close(s.endLocked())
+	}
 	for c := range s.clients {
 		_ = c.conn.Close()
 	}
 	s.mu.Unlock()
 	s.running.Wait()
+}
+
+// ending is closed by Close.
+func (s *Server) ending() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.endLocked()
+}
+
+func (s *Server) endLocked() chan struct{} {
+	if s.end == nil {
+		s.end = make(chan struct{})
+	}
+	return s.end
 }
 
 // Clients tells how many clients are connected.

@@ -60,7 +60,7 @@ func TestEndToEndCertificates(t *testing.T) {
 		{"barred group", "c-1", issue(t, "c-1", barred, ecdsaKey(t, elliptic.P256())), "disabled"},
 		{"barred device", "barred-1", barredDevice, "disabled"},
 	}
-	for _, transport := range []provisioning.Transport{provisioning.TransportHTTPS, provisioning.TransportMQTT} {
+	for _, transport := range []provisioning.Transport{provisioning.TransportHTTPS, provisioning.TransportMQTTWS, provisioning.TransportMQTT} {
 		endpoint := dps.HTTPSAddr()
 		if transport == provisioning.TransportMQTT {
 			endpoint = dps.MQTTAddr()

@@ -283,6 +283,9 @@ func (a *attempt) send(ctx context.Context, q question) (reply, error) {
 			return reply{}, &observeError{err}
 		}
 	}
+	if q.register {
+		a.pace.registering()
+	}
 	if q.step != "" {
 		if err := a.observe(Progress{Step: q.step}); err != nil {
 			return reply{}, &observeError{err}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"runtime/debug"
 	"strconv"
@@ -60,8 +59,11 @@ type Config struct {
 	// over time. Zero uses the defaults.
 	RegistersPerMinute, PollsPerSecond float64
 
-	// Fleet is how many devices register through this budget; rule 2 spreads their retries over Fleet /
-	// RegistersPerMinute. Zero counts as one.
+	// Budget takes the place of these two, for an owner who keeps it across restarts. Nil makes one from them.
+	Budget *Budget
+
+	// Fleet is how many devices register through this budget; rule 2 spreads their retries over Fleet / rate. Zero counts
+	// as one.
 	Fleet int
 
 	// AttemptLimit bounds one registration, from its first request on. Zero uses the default.
@@ -110,7 +112,7 @@ func New(cfg Config) (*Client, error) {
 	c := &Client{
 		cfg:   cfg,
 		log:   cfg.Logger,
-		pace:  newPace(cfg.RegistersPerMinute, cfg.PollsPerSecond),
+		pace:  newPace(cfg.Budget),
 		agent: "gatewayd/" + version(),
 	}
 	secure := &tls.Config{ServerName: host, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12, Time: cfg.Clock.Now}
@@ -139,16 +141,10 @@ func (cfg *Config) fillIn() error {
 	if cfg.AttemptLimit == 0 {
 		cfg.AttemptLimit = DefaultAttemptLimit
 	}
-	for _, budget := range []struct {
-		field, unit string
-		value       float64
-	}{
-		{"RegistersPerMinute", "registers per minute", cfg.RegistersPerMinute},
-		{"PollsPerSecond", "polls per second", cfg.PollsPerSecond},
-	} {
-		if !(budget.value > 0) || math.IsInf(budget.value, 0) {
-			problem := fmt.Sprintf("a budget of %v %s lets nothing through; give a number above 0", budget.value, budget.unit)
-			return &ConfigError{Field: budget.field, Problem: problem}
+	if cfg.Budget == nil {
+		var err error
+		if cfg.Budget, err = NewBudget(cfg.RegistersPerMinute, cfg.PollsPerSecond, BudgetState{}); err != nil {
+			return err
 		}
 	}
 	if cfg.Fleet < 0 {
@@ -237,7 +233,7 @@ func (c *Client) register(ctx context.Context, r Request) (Assignment, error) {
 		session:    c.open(r.RegistrationID, shown),
 		pace:       c.pace,
 		limit:      c.cfg.AttemptLimit,
-		spread:     fleetSpread(c.cfg.Fleet, c.cfg.RegistersPerMinute),
+		spread:     fleetSpread(c.cfg.Fleet, c.pace.perMinute()),
 		log:        c.log.With("registration_id", r.RegistrationID),
 	}
 	defer a.session.close()

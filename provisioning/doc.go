@@ -40,6 +40,8 @@
 //     1 s + (n-1)·9 s and a random part of the time that the fleet needs within its budget. A hint above five minutes ends
 //     the attempt, and so does the tenth failure in a row. A 429 to a register holds back all other registers of the client.
 //   - Rule 3. A poll that fails keeps its operation ID. Only a 404 to it begins a new registration, once.
+//   - Rule 4. Registers, a hundred a minute, and polls, twenty a second, are spread evenly over time. The [Budget] can be
+//     kept across restarts, and with it the hold-back of rule 2.
 //   - Rule 5, 401. When the answer shows that the clock is more than five minutes off, the service's time is used from then
 //     on, which is logged once; else the device's next key is tried. The request is repeated after either, an operation
 //     ID is kept. [Clock] also has a floor, for tokens and certificates alike.

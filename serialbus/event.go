@@ -21,7 +21,7 @@ const (
 	// reason. When another appliance, or
 	// the same one with new firmware, answers at a place, Lost comes first and Found with the new Identity follows.
 	Lost
-	// Scanning: Progress tells how far the first round of looks at a Modbus line has got. It is told at each step's
+	// Scanning: Progress tells how far the first round of looks at the line has got. It is told at each step's
 	// beginning, once a second and at the end.
 	Scanning
 )

@@ -33,7 +33,7 @@ type place struct {
 // look does one look at a place. Its error ends the port.
 func (b *Bus) look(ctx context.Context, d driver, l look) error {
 	p := l.place
-	b.beginLook(d, l)
+	b.beginLook(l)
 	var err error
 	if l.how == lookAgain {
 		err = b.recheck(ctx, d, p)
@@ -173,4 +173,13 @@ func (b *Bus) inWords(p *place, err error) error {
 	default:
 		return fmt.Errorf("%s: %w", where, err)
 	}
+}
+
+// nameless says what is known of a unit that answers and cannot name itself.
+func (b *Bus) nameless(unit int) error {
+	where := b.cfg.Port
+	if b.cfg.Driver == DriverModbusRTU {
+		where = fmt.Sprintf("%s: unit %d", b.cfg.Port, unit)
+	}
+	return fmt.Errorf("%s: it answers but cannot name itself; give the bus a registration_id template, or the profile of this product", where)
 }

@@ -26,6 +26,9 @@ type Progress struct {
 	Left    time.Duration // about how long it will still take
 	Found   int           // places where somebody was identified
 	Units   int           // places in all
+	// Finding is what was found since the last report of a [Scan], nil if nothing new. A [Bus] leaves it nil: there it
+	// is an event of its own.
+	Finding *Finding
 }
 
 // progressStep is the time between two reports of progress on a line that is being run.
@@ -55,8 +58,8 @@ func (s *scan) interrupt() {
 }
 
 // beginLook tells of a look that is about to be done.
-func (b *Bus) beginLook(d driver, l look) {
-	if _, many := d.(scanner); !many || b.scan.done || l.how == lookAgain {
+func (b *Bus) beginLook(l look) {
+	if b.scan.done || l.how == lookAgain {
 		return
 	}
 	if b.scan.began.IsZero() {
@@ -71,19 +74,17 @@ func (b *Bus) beginLook(d driver, l look) {
 
 // endLook takes in what a look has shown beside the answer, and when the next slow one may come.
 func (b *Bus) endLook(d driver, l look) {
-	s, many := d.(scanner)
-	if !many {
-		return
-	}
-	now, late := time.Now(), s.late()
-	for _, p := range b.places {
-		if !p.found && slices.Contains(late, p.unit) {
-			p.known, p.due = true, now.Add(afterUnanswered)
+	if s, many := d.(scanner); many {
+		now, late := time.Now(), s.late()
+		for _, p := range b.places {
+			if !p.found && slices.Contains(late, p.unit) {
+				p.known, p.due = true, now.Add(afterUnanswered)
+			}
 		}
-	}
-	if l.how == lookSlow {
-		l.place.slow = now
-		b.scan.nextSlow = now.Add(b.slowGap())
+		if l.how == lookSlow {
+			l.place.slow = now
+			b.scan.nextSlow = now.Add(b.slowGap())
+		}
 	}
 	if !b.scan.done && b.scanned() {
 		b.scan.done = true

@@ -22,6 +22,26 @@ type habits struct {
 	waits    waits
 	echo     bool // the adapter sends back what it is given
 	unechoed int  // replies in a row that came without an echo, if echo
+	notes    map[byte]*note
+}
+
+// note is what the replies of one unit have shown.
+type note struct {
+	functions map[byte]FunctionReply // function → its last outcome
+	slowest   time.Duration          // until the first byte of a reply
+}
+
+// note returns the notes on a unit.
+func (h *habits) note(unit byte) *note {
+	if h.notes == nil {
+		h.notes = make(map[byte]*note)
+	}
+	n := h.notes[unit]
+	if n == nil {
+		n = &note{functions: make(map[byte]FunctionReply)}
+		h.notes[unit] = n
+	}
+	return n
 }
 
 // rtu is the Modbus RTU master: one request, one reply. It belongs to the goroutine that owns the port.
@@ -72,6 +92,9 @@ func (m *rtu) askWithin(ctx context.Context, request []byte, wait time.Duration)
 	m.overhear(r)
 	if reply != nil {
 		m.learn(r, r.began.Sub(sent))
+	}
+	if ctx.Err() == nil {
+		m.habits.note(unit).functions[request[1]] = replyOf(request[1], reply, err)
 	}
 	if !r.clean() {
 		// What is still under way must not be taken for the next reply.
@@ -198,6 +221,8 @@ func (m *rtu) learn(r *receiver, delay time.Duration) {
 		m.habits.waits.answered(delay)
 	}
 	h := m.habits
+	n := h.note(r.request[0])
+	n.slowest = max(n.slowest, delay)
 	switch {
 	case r.echoed && !h.echo:
 		h.echo, h.unechoed = true, 0

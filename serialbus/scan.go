@@ -93,7 +93,7 @@ func (b *Bus) nextLook(d driver, now time.Time) look {
 			offer(2, look{p, lookFast, p.due})
 		default:
 			offer(3, look{p, lookFast, p.due})
-			if oldest == nil || p.slow.Before(oldest.slow) {
+			if (p.seen == seenFast || b.scan.done) && (oldest == nil || p.slow.Before(oldest.slow)) {
 				oldest = p
 			}
 		}

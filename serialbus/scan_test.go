@@ -242,7 +242,7 @@ func TestProgressOfASmallLine(t *testing.T) {
 		b := runLine(t, &village{delays: map[byte]time.Duration{7: 5 * ms}}, func(c *Config) { c.Units = []byte{7} })
 		b.after(time.Minute)
 		got := fmt.Sprint(b.progress())
-		if want := "[{0 fast 7 1.5s 0 1} {100 done 7 0s 1 1}]"; got != want {
+		if want := "[{0 fast 7 1.5s 0 1 <nil>} {100 done 7 0s 1 1 <nil>}]"; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	})

@@ -65,6 +65,13 @@ func allocateToasters([]byte) (int, string) {
 
 func newSite(t *testing.T, hook webhook, fault func(dpslocal.FaultPoint) dpslocal.Fault) *site {
 	t.Helper()
+	return newSiteWith(t, dpslocal.Options{WebhookTransport: hook, Fault: fault})
+}
+
+// newSiteWith starts a site of other options; their Dir is its own.
+func newSiteWith(t *testing.T, options dpslocal.Options) *site {
+	t.Helper()
+	options.Dir = filepath.Join(t.TempDir(), "dps")
 	server, err := dpslocal.New(dpslocal.Config{
 		IDScope: "0ne00002193",
 		Hubs:    []dpslocal.Hub{{Name: toasters}, {Name: heatPumps}},
@@ -73,7 +80,7 @@ func newSite(t *testing.T, hook webhook, fault func(dpslocal.FaultPoint) dpsloca
 			AllocationPolicy: dpslocal.Custom,
 			WebhookURL:       "https://policy.example/api/HttpTrigger1?code=SECRET",
 		}},
-	}, dpslocal.Options{Dir: filepath.Join(t.TempDir(), "dps"), WebhookTransport: hook, Fault: fault})
+	}, options)
 	if err != nil {
 		t.Fatal(err)
 	}

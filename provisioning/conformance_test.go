@@ -61,6 +61,7 @@ func (c conforming) Register(ctx context.Context, device conformancetest.Device)
 		RegistrationID: device.RegistrationID,
 		Payload:        device.Payload,
 		OperationID:    device.OperationID,
+		Interrupted:    device.Interrupted,
 	}
 	for _, text := range device.Keys {
 		key, err := provisioning.ParseDeviceKey(text)

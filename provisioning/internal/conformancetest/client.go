@@ -54,6 +54,7 @@ type Device struct {
 	Keys           []string // base64, primary first
 	Payload        json.RawMessage
 	OperationID    string // to be resumed, if not ""
+	Interrupted    bool   // an earlier attempt may have registered: look first, over HTTPS
 }
 
 // Ending is how a registration ended, in words that every client can be asked for.

@@ -55,8 +55,8 @@ func TestEndToEndCertificates(t *testing.T) {
 		{"group, ECDSA P-384", "a-2", issue(t, "A-2", root, ecdsaKey(t, elliptic.P384())), "of-ca"},
 		{"group, ECDSA P-521 over an intermediate", "a-3", issue(t, "a-3", floor, ecdsaKey(t, elliptic.P521())), "of-ca"},
 		{"group, RSA over an intermediate", "a-4", issue(t, "a-4", floor, provisioning.RSAKey()), "of-ca"},
-		{"CA that the service does not know", "b-1", issue(t, "b-1", issue(t, "root", nil, ecdsaKey(t, elliptic.P256()), provisioning.AsCA), ecdsaKey(t, elliptic.P256())), "unauthorized"},
-		{"another certificate of that name", "own-1", issue(t, "own-1", nil, ecdsaKey(t, elliptic.P256())), "unauthorized"},
+		{"CA that the service does not know", "b-1", issue(t, "b-1", issue(t, "root", nil, ecdsaKey(t, elliptic.P256()), provisioning.AsCA), ecdsaKey(t, elliptic.P256())), "unauthorized-certificate"},
+		{"another certificate of that name", "own-1", issue(t, "own-1", nil, ecdsaKey(t, elliptic.P256())), "unauthorized-certificate"},
 		{"barred group", "c-1", issue(t, "c-1", barred, ecdsaKey(t, elliptic.P256())), "disabled"},
 		{"barred device", "barred-1", barredDevice, "disabled"},
 	}

@@ -623,8 +623,8 @@ func TestMQTTRefusedConnections(t *testing.T) {
 	}{
 		{1, "*provisioning.ServiceError request-refused"},
 		{3, "*provisioning.UnreachableError service-trouble"},
-		{4, "*provisioning.ServiceError unauthorized"},
-		{5, "*provisioning.ServiceError unauthorized"},
+		{4, "*provisioning.ServiceError unauthorized-clock-unknown"},
+		{5, "*provisioning.ServiceError unauthorized-clock-unknown"},
 	}
 	for _, test := range tests {
 		t.Run(fmt.Sprint(test.code), func(t *testing.T) {

@@ -373,6 +373,20 @@ var failures = []failure{
 		next:    "Copy the key as the portal shows it: base64, alone on its line. The message says what is wrong.",
 	},
 	{
+		kind: "bad-certificate", sdk: sdkKey,
+		is:      wraps(ErrCertificate),
+		owner:   OwnerTechnician,
+		verdict: "The client certificate that this machine was given cannot be used.",
+		next:    "The message says what is wrong. Give the certificate made for this registration ID, with its issuers and its key, as PEM.",
+	},
+	{
+		kind: "no-key", sdk: sdkKey,
+		is:      wraps(ErrNoKey),
+		owner:   OwnerTechnician,
+		verdict: "This gateway was granted keys for some devices, and this device is not among them.",
+		next:    "Run gatewayctl keys request for its registration ID, have headquarters grant that, install the grant with gatewayctl keys install, and restart gatewayd.",
+	},
+	{
 		kind:    "bad-id-scope",
 		is:      misconfigured("IDScope"),
 		owner:   OwnerTechnician,

@@ -139,6 +139,7 @@ func TestVerdicts(t *testing.T) {
 		{"On this machine", []verdictCase{
 			{"registration ID that cannot be one", CheckRegistrationID("dev.")},
 			{"key that is no key", func() error { _, err := ParseGroupKey("x"); return err }()},
+			{"key that was not granted", func() error { _, err := DerivedKeys{}.DeviceKeys(testID); return err }()},
 			{"certificate of another name", own.checkFor("device-2", late)},
 			{"certificate that has run out", own.checkFor("device-1", late.AddDate(100, 0, 0))},
 			{"certificate that is not valid yet", own.checkFor("device-1", late.AddDate(-100, 0, 0))},

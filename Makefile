@@ -47,6 +47,7 @@ race: ## the same with the race detector
 
 test-peers: ## tests against programs that nobody here wrote; none may be skipped
 	@.ci/need age curl node:nodejs npm mosquitto_pub:mosquitto-clients mbpoll socat \
+		cc:gcc pkg-config /usr/include/stdlib.h:libc6-dev /usr/include/modbus/modbus.h:libmodbus-dev \
 		/usr/lib/postgresql/15/bin/initdb:postgresql \
 		/usr/lib/python3/dist-packages/pymodbus:python3-pymodbus \
 		/usr/lib/python3/dist-packages/serial_asyncio:python3-serial-asyncio

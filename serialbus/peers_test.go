@@ -19,7 +19,7 @@ import (
 )
 
 // The tests in this file run our master and our simulator against Modbus programs that nobody here wrote. They need
-// Debian's socat, mbpoll, python3-pymodbus, python3-serial and python3-serial-asyncio.
+// Debian's socat, mbpoll, python3-pymodbus, python3-serial and python3-serial-asyncio; see peers_master_test.go for more.
 
 // debianPython is the interpreter that Debian's packages belong to; another one in PATH would not find them.
 const debianPython = "/usr/bin/python3"

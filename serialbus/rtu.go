@@ -247,9 +247,13 @@ func probing(request []byte) bool {
 const firstPoll = 100 * time.Millisecond
 
 // askPatiently repeats a question that changes nothing: three times in all when the reply was damaged, twice when none
-// came, six times within three seconds when the unit is busy or needs long.
+// came, six times within three seconds when the unit is busy or needs long. A unit that kept silent at a question for
+// its identity does not know it, most likely, and is asked once from then on.
 func (m *rtu) askPatiently(ctx context.Context, request []byte) ([]byte, error) {
 	var noises, silences, refusals int
+	if request[1] != fcReadRegisters && m.habits.note(request[0]).functions[request[1]].Answer == "silence" {
+		silences++
+	}
 	for {
 		reply, err := m.ask(ctx, request)
 		var refused *exceptionError

@@ -155,6 +155,22 @@ func TestAskPatiently(t *testing.T) {
 	}
 }
 
+// TestUnknownFunctionIsAskedOnce: its silence costs more than half a second each time.
+func TestUnknownFunctionIsAskedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{answer: func([]byte) []burst { return nil }}
+		m := newTestRTU(w)
+		for i, want := range []int{2, 3, 4} {
+			if _, err := m.askPatiently(t.Context(), serverIDRequest(1)); !errors.Is(err, ErrSilent) || w.writes() != want {
+				t.Errorf("time %d: got %v after %d requests in all, want %d", i+1, err, w.writes(), want)
+			}
+		}
+		if _, err := m.askPatiently(t.Context(), readRequest(1, 7, 1)); !errors.Is(err, ErrSilent) || w.writes() != 6 {
+			t.Errorf("a register: got %v after %d requests in all, want 6", err, w.writes())
+		}
+	})
+}
+
 // busy is n refusals.
 func busy(t *testing.T, n int) [][]burst {
 	all := make([][]burst, n)
@@ -229,8 +245,8 @@ func TestHalfAnEcho(t *testing.T) {
 		}}
 		m := newTestRTU(w)
 		m.habits.waits = newWaits(time.Second, shortestWait)
-		if _, err := m.ask(t.Context(), request); err != nil {
-			t.Error(err)
+		if _, err := m.ask(t.Context(), request); err != nil || !m.habits.echo {
+			t.Errorf("%v, echo known %v", err, m.habits.echo)
 		}
 	})
 }

@@ -10,11 +10,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/contoso/gatewayd/provisioning/internal/netdial"
 )
 
 // Transport says how the service is spoken to.
@@ -52,8 +55,14 @@ type Config struct {
 	// RootCAs are the roots that the service's certificate must lead to; nil uses the system's.
 	RootCAs *x509.CertPool
 
-	// DialContext makes TCP connections; nil uses a [net.Dialer].
+	// DialContext makes TCP connections, to a proxy too; nil uses a [net.Dialer], which tries both address families.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// Proxy returns the HTTP proxy through which an address, given as https://host:port, is reached over any of the
+	// transports, or nil to reach it directly. A proxy is http://host:port or https://host:port, with user name and
+	// password (Basic) if it wants them: http://user:password@host:port. Nil uses the environment as it is when the client
+	// is made: HTTPS_PROXY and NO_PROXY, or their lower-case spellings. [NoProxy] uses none.
+	Proxy func(*url.URL) (*url.URL, error)
 
 	// RegistersPerMinute and PollsPerSecond are budgets shared by all registrations of the client, spread evenly
 	// over time. Zero uses the defaults.
@@ -75,6 +84,9 @@ type Config struct {
 	// Logger gets retries as warnings and exchanges as debug records, never a key, token or payload. Nil discards.
 	Logger *slog.Logger
 }
+
+// NoProxy is a [Config.Proxy] that uses no proxy, whatever the environment says.
+func NoProxy(*url.URL) (*url.URL, error) { return nil, nil }
 
 // Client registers devices. It is made once and used for all devices of a gateway, from any number of goroutines;
 // its budgets count only if it is.
@@ -115,6 +127,9 @@ func New(cfg Config) (*Client, error) {
 		pace:  newPace(cfg.Budget),
 		agent: "gatewayd/" + version(),
 	}
+	cfg.DialContext = netdial.New(netdial.Config{
+		Dial: cfg.DialContext, Proxy: cfg.Proxy, RootCAs: cfg.RootCAs, Now: cfg.Clock.Now,
+	}).DialContext
 	secure := &tls.Config{ServerName: host, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12, Time: cfg.Clock.Now}
 	switch cfg.Transport {
 	case TransportHTTPS:
@@ -152,9 +167,6 @@ func (cfg *Config) fillIn() error {
 	}
 	if cfg.AttemptLimit < 0 {
 		return &ConfigError{Field: "AttemptLimit", Problem: "an attempt limit below zero makes no sense"}
-	}
-	if cfg.DialContext == nil {
-		cfg.DialContext = new(net.Dialer).DialContext
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

@@ -32,6 +32,7 @@ const (
 	toasters  = "contoso-toasters-hub-1098.azure-devices.net"
 	heatPumps = "contoso-heatpumps-hub-1098.azure-devices.net"
 	group     = "contoso-custom-allocated-devices"
+	nowhere   = "dps.invalid" // on the service's certificate, and known to no name server
 )
 
 // site is a running local service.
@@ -73,8 +74,9 @@ func newSiteWith(t *testing.T, options dpslocal.Options) *site {
 	t.Helper()
 	options.Dir = filepath.Join(t.TempDir(), "dps")
 	server, err := dpslocal.New(dpslocal.Config{
-		IDScope: "0ne00002193",
-		Hubs:    []dpslocal.Hub{{Name: toasters}, {Name: heatPumps}},
+		IDScope:  "0ne00002193",
+		Hubs:     []dpslocal.Hub{{Name: toasters}, {Name: heatPumps}},
+		TLSNames: []string{nowhere},
 		EnrollmentGroups: []dpslocal.EnrollmentGroup{{
 			ID:               group,
 			AllocationPolicy: dpslocal.Custom,
@@ -112,14 +114,22 @@ func newSiteWith(t *testing.T, options dpslocal.Options) *site {
 
 func (s *site) client(t *testing.T, transport provisioning.Transport) *provisioning.Client {
 	t.Helper()
+	return s.clientWith(t, transport, func(*provisioning.Config) {})
+}
+
+// clientWith makes a client with a configuration that change has the last word on.
+func (s *site) clientWith(t *testing.T, transport provisioning.Transport, change func(*provisioning.Config)) *provisioning.Client {
+	t.Helper()
 	endpoint := s.server.HTTPSAddr()
 	if transport == provisioning.TransportMQTT { // WebSocket shares the port of HTTPS
 		endpoint = s.server.MQTTAddr()
 	}
-	client, err := provisioning.New(provisioning.Config{
+	cfg := provisioning.Config{
 		Endpoint: endpoint, IDScope: s.server.IDScope(), Transport: transport, RootCAs: s.roots,
 		RegistersPerMinute: 1e6, PollsPerSecond: 1e6,
-	})
+	}
+	change(&cfg)
+	client, err := provisioning.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

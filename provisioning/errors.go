@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strconv"
 	"time"
+
+	"github.com/contoso/gatewayd/provisioning/internal/netdial"
 )
 
 // ErrAttemptLimit is the cause of an [UnreachableError] when the service kept answering but the attempt reached its
@@ -64,6 +66,16 @@ func (e *ServiceError) LogValue() slog.Value {
 		slog.String("message", e.Message),
 	)
 }
+
+// ProxyError is wrapped by the cause of an [UnreachableError] when the site's proxy did not connect us:
+//
+//	Proxy  string // host:port of the proxy; "" if the settings name none
+//	Status int    // its answer to CONNECT: 407 or 401 credentials wanted or wrong, 403 refused, …; 0 if there was none that is HTTP
+//	Cause  error
+//
+// With Status 0 the cause tells why: the network's error on the way to the proxy, TLS's, or that the answer is not HTTP.
+// The user name and the password are in none of them.
+type ProxyError = netdial.ProxyError
 
 // FailedError is a registration that the service itself ended without an assignment.
 type FailedError struct {

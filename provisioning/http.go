@@ -215,13 +215,14 @@ func checkHiccup(ctx context.Context, _ *http.Response, err error) (bool, error)
 }
 
 // isHiccup tells whether trying again at once may help: not with a certificate, not with something that does not
-// speak TLS, and not after a timeout, which has waited long enough.
+// speak TLS, not with a proxy that refuses, and not after a timeout, which has waited long enough.
 func isHiccup(err error) bool {
 	var certificate *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
+	var proxy *ProxyError
 	var network net.Error
 	timeout := errors.As(err, &network) && network.Timeout()
-	return !timeout && !errors.As(err, &certificate) && !errors.As(err, &record)
+	return !timeout && !errors.As(err, &certificate) && !errors.As(err, &record) && !errors.As(err, &proxy)
 }
 
 func hiccupDelay() time.Duration {

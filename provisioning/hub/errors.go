@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/contoso/gatewayd/provisioning/internal/mqttrpc"
+	"github.com/contoso/gatewayd/provisioning/internal/netdial"
 )
 
 var (
@@ -31,6 +32,10 @@ type RefusedError struct {
 func (e *RefusedError) Error() string {
 	return fmt.Sprintf("the hub refused the device (CONNACK %d)", e.Code)
 }
+
+// ProxyError is wrapped by the error of a session that the site's proxy did not let through. It is the same type as that of
+// package provisioning.
+type ProxyError = netdial.ProxyError
 
 // BusyError is a hub that takes no connection just now: CONNACK 3. It is a reason to wait, and none to register
 // again (rule 7).

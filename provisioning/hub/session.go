@@ -11,12 +11,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/contoso/gatewayd/provisioning/internal/mqttrpc"
+	"github.com/contoso/gatewayd/provisioning/internal/netdial"
 )
 
 // The hub's topics (dps-protocol 18.2).
@@ -74,8 +76,12 @@ type Config struct {
 	// RootCAs are the roots that the hub's certificate must lead to; nil uses the system's.
 	RootCAs *x509.CertPool
 
-	// DialContext makes the TCP connection; nil uses a [net.Dialer].
+	// DialContext makes the TCP connection, to a proxy too; nil uses a [net.Dialer], which tries both address families.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// Proxy returns the HTTP proxy through which an address, given as https://host:port, is reached, or nil to reach it
+	// directly. Nil uses the environment: HTTPS_PROXY and NO_PROXY, or their lower-case spellings.
+	Proxy func(*url.URL) (*url.URL, error)
 
 	// Logger gets what cannot be returned: a push that makes no sense. Nil discards.
 	Logger *slog.Logger
@@ -119,7 +125,7 @@ func Connect(ctx context.Context, cfg Config) (*Session, error) {
 		Address:     cfg.address(),
 		WebSocket:   cfg.WebSocket,
 		TLS:         cfg.secure(now),
-		DialContext: cfg.DialContext,
+		DialContext: netdial.New(netdial.Config{Dial: cfg.DialContext, Proxy: cfg.Proxy, RootCAs: cfg.RootCAs, Now: now}).DialContext,
 		ClientID:    cfg.DeviceID,
 		Username:    cfg.Host + "/" + cfg.DeviceID + "/?api-version=" + apiVersion + "&DeviceClientType=" + clientType,
 		Password:    cfg.password(now),

@@ -60,7 +60,7 @@ type world struct {
 	store     *store
 	registrar registrar
 	openHub   func(ctx context.Context, a *assignment, key provisioning.DeviceKey) (hubSession, error)
-	keys      []provisioning.GroupKey // primary, then the secondary if there is one
+	keys      provisioning.KeySource
 	payload   config.PayloadTemplate
 	hubMode   config.HubMode
 	log       *slog.Logger
@@ -319,13 +319,4 @@ func (a *appliance) logState(before, after State) {
 		level = slog.LevelError // a person must act
 	}
 	a.log.Log(context.Background(), level, "appliance "+string(after), words...)
-}
-
-// deviceKeys derives the appliance's keys; the primary signs.
-func (a *appliance) deviceKeys() []provisioning.DeviceKey {
-	var keys []provisioning.DeviceKey
-	for _, group := range a.world.keys {
-		keys = append(keys, group.Derive(a.id))
-	}
-	return keys
 }

@@ -133,7 +133,7 @@ func newRig(t *testing.T, directory string, register registrarFunc, apply busFun
 	}
 	r := &rig{session: newFakeSession(ready)}
 	r.world = &world{
-		store: s, registrar: register, keys: []provisioning.GroupKey{key}, payload: payload, hubMode: config.HubStay,
+		store: s, registrar: register, keys: provisioning.GroupKeys{key}, payload: payload, hubMode: config.HubStay,
 		log: slog.New(slog.DiscardHandler), changed: func() {},
 		openHub: func(context.Context, *assignment, provisioning.DeviceKey) (hubSession, error) {
 			r.connects.Add(1)

@@ -27,7 +27,7 @@ type Options struct {
 	// Webhook takes the place of [allocation] listen: a socket-activated
 	// descriptor, or a test's listener. Nil binds the configured address.
 	Webhook net.Listener
-	// Reload makes the gateway read its function keys again.
+	// Reload makes the gateway read its keys again: those of its devices, and the function keys.
 	Reload <-chan struct{}
 }
 
@@ -39,6 +39,7 @@ type Gateway struct {
 	client     *provisioning.Client // nil without [dps]
 	supervisor *supervisor
 	webhook    *webhook // nil without [allocation]
+	keys       *keyring // nil without [dps]
 	tasks      []task
 	notify     notifier
 	reload     <-chan struct{}
@@ -101,10 +102,12 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 
 // newWorld makes what the appliances share; fleet is how many there are.
 func (g *Gateway) newWorld(cfg config.Config, fleet int) (*world, error) {
-	keys, err := config.ReadGroupKeys(cfg.DPS.GroupKey)
+	keys := &keyring{cfg: *cfg.DPS, log: g.log}
+	err := keys.reload()
 	if err != nil {
-		return nil, &ConfigError{fmt.Errorf("reading [dps] group_key: %w", err)}
+		return nil, &ConfigError{err}
 	}
+	g.keys = keys
 	settings := cfg.DPS.Client
 	settings.Logger, settings.Fleet = g.log, fleet
 	if g.client, err = provisioning.New(settings); err != nil {
@@ -288,7 +291,7 @@ func (g *Gateway) watchStatus(ctx context.Context) {
 	}
 }
 
-// watchReload reads the function keys again when told to.
+// watchReload reads all keys again when told to.
 func (g *Gateway) watchReload(ctx context.Context) {
 	for {
 		select {
@@ -296,14 +299,20 @@ func (g *Gateway) watchReload(ctx context.Context) {
 			return
 		case <-g.reload:
 		}
-		if g.webhook == nil {
-			g.log.Info("nothing to reload; changes of the configuration need a restart")
-			continue
+		if g.webhook != nil {
+			g.reloaded("function keys", g.webhook.reload())
 		}
-		if err := g.webhook.reload(); err != nil {
-			g.log.Error("not reloaded", "err", err)
-			continue
+		if g.keys != nil {
+			g.reloaded("keys of devices", g.keys.reload())
+			g.supervisor.wakeAll() // one that was without a key may have one now
 		}
-		g.log.Info("function keys reloaded; other changes of the configuration need a restart")
 	}
+}
+
+func (g *Gateway) reloaded(what string, err error) {
+	if err != nil {
+		g.log.Error("not reloaded", "err", err)
+		return
+	}
+	g.log.Info(what + " reloaded; other changes of the configuration need a restart")
 }

@@ -27,12 +27,18 @@ const (
 // register runs one attempt: the intent goes to disk, then DPS is asked, and
 // each thing learned is on disk before the next step (design section 4).
 func (a *appliance) register(ctx context.Context) {
+	keys, err := a.world.keys.DeviceKeys(a.id)
+	if err != nil {
+		a.keyless(ctx, err)
+		return
+	}
 	request, ok := a.intend(ctx)
 	if !ok {
 		a.rest(ctx, 10*time.Second) // the disk refused; update has said so
 		return
 	}
-	a.log.Info("device key derived", "group_key", a.world.keys[0].Fingerprint())
+	a.log.Info("device key derived", "device_key", keys[0].Fingerprint())
+	request.Keys = keys
 	request.Observe = func(p provisioning.Progress) error { return a.observe(ctx, p) }
 	result, err := a.world.registrar.Register(ctx, request)
 	switch {
@@ -57,7 +63,6 @@ func (a *appliance) intend(ctx context.Context) (provisioning.Request, bool) {
 		g := r.Registration
 		request = provisioning.Request{
 			RegistrationID: r.RegistrationID,
-			Keys:           a.deviceKeys(),
 			Payload:        a.facts.payload,
 			OperationID:    g.OperationID,
 			// Of an appliance that holds an assignment the lookup would tell

@@ -39,7 +39,12 @@ type hubTrouble struct {
 // place, or DPS is to be asked again.
 func (a *appliance) serve(ctx context.Context) {
 	assigned, due := a.inForce()
-	session, err := a.world.openHub(ctx, assigned, a.deviceKeys()[0])
+	keys, err := a.world.keys.DeviceKeys(a.id)
+	if err != nil {
+		a.keyless(ctx, err)
+		return
+	}
+	session, err := a.world.openHub(ctx, assigned, keys[0])
 	if err != nil {
 		if ctx.Err() == nil {
 			a.hubFailed(ctx, err)

@@ -23,6 +23,7 @@ const (
 	defaultEndpoint           = "global.azure-devices-provisioning.net"
 	defaultListen             = "127.0.0.1:7071"
 	defaultStateDir           = "/var/lib/gatewayd"
+	defaultIdentity           = "gateway-identity"
 	defaultRegistersPerMinute = 100
 	defaultPollsPerSecond     = 20
 )
@@ -159,7 +160,7 @@ func checkDistinct(p *problems, buses []rawBus) {
 }
 
 func checkDPS(p *problems, raw rawDPS) (*DPS, *x509.CertPool) {
-	dps := &DPS{GroupKey: raw.GroupKey, Client: provisioning.Config{Endpoint: raw.Endpoint, IDScope: raw.IDScope}}
+	dps := &DPS{GroupKey: raw.GroupKey, DerivedKeys: raw.DerivedKeys, Identity: raw.Identity, Client: provisioning.Config{Endpoint: raw.Endpoint, IDScope: raw.IDScope}}
 	if raw.Endpoint == "" {
 		dps.Client.Endpoint = defaultEndpoint
 	}
@@ -179,8 +180,15 @@ func checkDPS(p *problems, raw rawDPS) (*DPS, *x509.CertPool) {
 	default:
 		p.add("[dps] transport", `%q is none of "auto", "https", "mqtt", "mqtt-ws"`, raw.Transport)
 	}
-	if raw.GroupKey == "" {
-		p.add("[dps] group_key", "missing; name the systemd credential or give the absolute path of the file that holds the enrollment group's key (never the key itself)")
+	switch {
+	case raw.GroupKey == "" && raw.DerivedKeys == "":
+		p.add("[dps] group_key", "missing; name the systemd credential or give the absolute path of the file that holds the enrollment group's key (never the key itself), or give derived_keys in its place")
+	case raw.GroupKey != "" && raw.DerivedKeys != "":
+		p.add("[dps] derived_keys", "group_key is given too; a gateway with the keys of its devices must not have the group's: remove group_key, and its file")
+	case raw.DerivedKeys == "" && raw.Identity != "":
+		p.add("[dps] derived_keys_identity", "of no use without derived_keys; remove it, or give derived_keys in place of group_key")
+	case raw.DerivedKeys != "" && raw.Identity == "":
+		dps.Identity = defaultIdentity
 	}
 	dps.Client.RegistersPerMinute = rate(p, "[dps] registers_per_minute", raw.RegistersPerMinute, defaultRegistersPerMinute, 1e5)
 	dps.Client.PollsPerSecond = rate(p, "[dps] polls_per_second", raw.PollsPerSecond, defaultPollsPerSecond, 1e4)

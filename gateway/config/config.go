@@ -38,6 +38,9 @@ type DPS struct {
 	// GroupKey names the secret with the enrollment group's primary key
 	// and, on a second line, the secondary.
 	GroupKey string
+	// DerivedKeys names, in place of GroupKey, the file with the keys of this
+	// gateway's devices, sealed to the secret that Identity names.
+	DerivedKeys, Identity string
 	// Payload renders what a device tells the policy about itself.
 	Payload PayloadTemplate
 }

@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/contoso/gatewayd/provisioning"
+	"github.com/contoso/gatewayd/provisioning/sealedkeys"
 	"github.com/contoso/gatewayd/serialbus"
 )
 
@@ -82,6 +84,8 @@ func TestMistakes(t *testing.T) {
 		{"no ID scope", `id_scope = "0ne00002193"`, ``, `[dps] id_scope: missing; it stands on the overview page`},
 		{"ID scope with a slash", `"0ne00002193"`, `"0ne/1"`, `[dps] id_scope: "0ne/1" is not an ID scope`},
 		{"no group key", `group_key = "group-key"`, ``, `[dps] group_key: missing; name the systemd credential`},
+		{"group key and derived keys", `group_key =`, "derived_keys = \"derived-keys\"\ngroup_key =", `[dps] derived_keys: group_key is given too`},
+		{"identity of nothing", `group_key =`, "derived_keys_identity = \"x\"\ngroup_key =", `[dps] derived_keys_identity: of no use without derived_keys`},
 		{"no dps", "[dps]\nid_scope = \"0ne00002193\"\ngroup_key = \"group-key\"", ``, `[dps]: missing, but there is a [[bus]]`},
 		{"unknown transport", `group_key =`, "transport = \"amqp\"\ngroup_key =", `[dps] transport: "amqp" is none of`},
 		{"URL as endpoint", `group_key =`, "endpoint = \"https://x/\"\ngroup_key =", `[dps] endpoint: "https://x/" is a URL`},
@@ -245,6 +249,87 @@ func TestGroupKeys(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReadKeys finds the keys of devices wherever the file says, and never both kinds.
+func TestReadKeys(t *testing.T) {
+	directory := t.TempDir()
+	t.Setenv("CREDENTIALS_DIRECTORY", directory)
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(directory, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gateway, other := newIdentity(t), newIdentity(t)
+	const primary = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw=="
+	group, err := provisioning.ParseGroupKey(primary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal := func(name, scope string, to sealedkeys.Identity) {
+		t.Helper()
+		r, err := sealedkeys.NewRequest("mainbuilding", to.Recipient(), []string{"toaster-1"}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := sealedkeys.Derive(r, provisioning.GroupKeys{group}, scope, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := g.Seal(to.Recipient())
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(name, string(sealed))
+	}
+	write("group-key", primary)
+	write("gateway-identity", gateway.Reveal())
+	write("not-an-identity", "AGE-SECRET-KEY-1OOPS\n")
+	write("in-clear", primary)
+	seal("derived-keys", "0NE00002193", gateway)
+	seal("unscoped", "", gateway)
+	seal("of-another", "", other)
+	seal("of-another-service", "0neOTHER", gateway)
+
+	for _, test := range []struct{ name, settings, want string }{
+		{"group key", `group_key = "group-key"`, ""},
+		{"derived keys", `derived_keys = "derived-keys"`, ""},
+		{"by path, without a scope", `derived_keys = "` + filepath.Join(directory, "unscoped") + `"`, ""},
+		{"identity missing", "derived_keys = \"derived-keys\"\nderived_keys_identity = \"nowhere\"", "derived_keys_identity: opening"},
+		{"identity damaged", "derived_keys = \"derived-keys\"\nderived_keys_identity = \"not-an-identity\"", "not-an-identity: not a gateway's identity"},
+		{"keys missing", `derived_keys = "nowhere"`, "reading [dps] derived_keys: opening"},
+		{"keys in clear", `derived_keys = "in-clear"`, "not an age file"},
+		{"another gateway's", `derived_keys = "of-another"`, "sealed to another gateway"},
+		{"another service's", `derived_keys = "of-another-service"`, "granted for ID scope 0neOTHER, and id_scope is 0ne00002193"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg, err := Parse("gatewayd.toml", []byte(strings.Replace(complete, `group_key = "group-key"`, test.settings, 1)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			source, err := ReadKeys(*cfg.DPS)
+			if err != nil {
+				if test.want == "" || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "OOPS") || strings.Contains(err.Error(), primary[:12]) {
+					t.Errorf("got %v, want %q", err, test.want)
+				}
+				return
+			}
+			keys, err := source.DeviceKeys("toaster-1")
+			if test.want != "" || err != nil || keys[0].Reveal() != group.Derive("toaster-1").Reveal() {
+				t.Errorf("got %v, %v; want %q", keys, err, test.want)
+			}
+		})
+	}
+}
+
+func newIdentity(t *testing.T) sealedkeys.Identity {
+	t.Helper()
+	identity, err := sealedkeys.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return identity
 }
 
 func TestSecretNames(t *testing.T) {

@@ -19,6 +19,8 @@ type rawDPS struct {
 	IDScope            string   `toml:"id_scope"`
 	Transport          string   `toml:"transport"`
 	GroupKey           string   `toml:"group_key"`
+	DerivedKeys        string   `toml:"derived_keys"`
+	Identity           string   `toml:"derived_keys_identity"`
 	CAFile             string   `toml:"ca_file"`
 	RegistersPerMinute *float64 `toml:"registers_per_minute"`
 	PollsPerSecond     *float64 `toml:"polls_per_second"`

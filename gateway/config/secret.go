@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/contoso/gatewayd/provisioning"
+	"github.com/contoso/gatewayd/provisioning/sealedkeys"
 )
 
 // maxSecretSize bounds a secret's file: a page of function keys.
@@ -18,7 +19,9 @@ const maxSecretSize = 64 << 10
 // as it is, any other name is a systemd credential (LoadCredential=) in
 // $CREDENTIALS_DIRECTORY. The file never holds the secret itself, so neither
 // does an error of this function.
-func ReadSecret(name string) (string, error) {
+func ReadSecret(name string) (string, error) { return readSecret(name, maxSecretSize) }
+
+func readSecret(name string, limit int64) (string, error) {
 	path := name
 	if !filepath.IsAbs(name) {
 		if name != filepath.Base(name) || name == "." || name == ".." {
@@ -31,7 +34,7 @@ func ReadSecret(name string) (string, error) {
 		}
 		path = filepath.Join(directory, name)
 	}
-	text, err := readBounded(path, maxSecretSize)
+	text, err := readBounded(path, limit)
 	if err != nil {
 		return "", err
 	}
@@ -58,4 +61,44 @@ func ReadGroupKeys(name string) ([]provisioning.GroupKey, error) {
 		keys = append(keys, key)
 	}
 	return keys, nil
+}
+
+// ReadKeys reads what the devices' keys come from: the group's keys, or those that were derived for this gateway and
+// sealed to its identity.
+func ReadKeys(dps DPS) (provisioning.KeySource, error) {
+	if dps.DerivedKeys == "" {
+		keys, err := ReadGroupKeys(dps.GroupKey)
+		if err != nil {
+			return nil, fmt.Errorf("reading [dps] group_key: %w", err)
+		}
+		return provisioning.GroupKeys(keys), nil
+	}
+	keys, err := readDerivedKeys(dps)
+	if err != nil {
+		return nil, fmt.Errorf("reading [dps] derived_keys: %w", err)
+	}
+	return keys, nil
+}
+
+func readDerivedKeys(dps DPS) (provisioning.DerivedKeys, error) {
+	text, err := ReadSecret(dps.Identity)
+	if err != nil {
+		return nil, fmt.Errorf("derived_keys_identity: %w", err)
+	}
+	identity, err := sealedkeys.ParseIdentity(text)
+	if err != nil {
+		return nil, fmt.Errorf("derived_keys_identity: %s: %w", dps.Identity, err)
+	}
+	sealed, err := readSecret(dps.DerivedKeys, sealedkeys.MaxSealed)
+	if err != nil {
+		return nil, err
+	}
+	grant, err := sealedkeys.Open([]byte(sealed), identity)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; ask for the keys again with \"gatewayctl keys request\"", dps.DerivedKeys, err)
+	}
+	if grant.IDScope != "" && !strings.EqualFold(grant.IDScope, dps.Client.IDScope) {
+		return nil, fmt.Errorf("%s was granted for ID scope %s, and id_scope is %s", dps.DerivedKeys, grant.IDScope, dps.Client.IDScope)
+	}
+	return grant.Keys(), nil
 }

@@ -217,7 +217,7 @@ var failures = []failure{
 		next:    "Check the ID scope. If it is right, create an enrollment that covers the registration ID. Then retry.",
 	},
 	{
-		kind: "changed-meanwhile", codes: []int{412000}, sdk: sdkRefused,
+		kind: "changed-meanwhile", sdk: sdkRefused,
 		is:      answered(http.StatusPreconditionFailed),
 		owner:   OwnerTechnician,
 		verdict: "The registration was changed from somewhere else at the same time.",
@@ -256,6 +256,43 @@ var failures = []failure{
 	},
 
 	// What happened on the way to the service.
+	{
+		kind: "proxy-credentials", sdk: sdkTransport,
+		is: proxy(func(p *ProxyError) bool {
+			return p.Status == http.StatusProxyAuthRequired || p.Status == http.StatusUnauthorized
+		}),
+		owner:   OwnerSiteNetwork,
+		verdict: "The proxy wants a user name and a password, or does not accept those that it got.",
+		next:    "Put the right ones into the proxy's setting on this machine: http://user:password@host:port. Then retry.",
+	},
+	{
+		kind: "proxy-no-way", sdk: sdkTransport,
+		is:      proxy(func(p *ProxyError) bool { return p.Status >= http.StatusInternalServerError }),
+		owner:   OwnerSiteNetwork,
+		verdict: "The proxy could not reach the provisioning service.",
+		next:    "Check the endpoint. If it is right, let the proxy out to port 443 (HTTPS, WebSocket) or 8883 (MQTT).",
+	},
+	{
+		kind: "proxy-refused", sdk: sdkTransport,
+		is:      proxy(func(p *ProxyError) bool { return p.Status != 0 }),
+		owner:   OwnerSiteNetwork,
+		verdict: "The proxy does not let this machine through to the provisioning service.",
+		next:    "Have the proxy allow CONNECT to the endpoint, on port 443 (HTTPS, WebSocket) or 8883 (MQTT).",
+	},
+	{
+		kind: "proxy-untrusted", sdk: sdkTransport,
+		is:      both(as[*ProxyError], as[*tls.CertificateVerificationError]),
+		owner:   OwnerSiteNetwork,
+		verdict: "The certificate of the proxy is not trusted here.",
+		next:    "Give the root that signed it as ca_file (--ca-file), and check the proxy's name and the clock of this machine.",
+	},
+	{
+		kind: "proxy-unreachable", sdk: sdkTransport,
+		is:      as[*ProxyError],
+		owner:   OwnerSiteNetwork,
+		verdict: "The proxy could not be reached, or what answered there is no proxy.",
+		next:    "Check the proxy's setting on this machine (http://host:port), and that the proxy is running.",
+	},
 	{
 		kind: "tls-clock", sdk: sdkTransport,
 		is: certificate(func(c x509.CertificateInvalidError) bool {
@@ -373,10 +410,10 @@ var failures = []failure{
 		next:    "Copy the key as the portal shows it: base64, alone on its line. The message says what is wrong.",
 	},
 	{
-		kind: "bad-certificate", sdk: sdkKey,
+		kind:    "bad-certificate",
 		is:      wraps(ErrCertificate),
 		owner:   OwnerTechnician,
-		verdict: "The client certificate that this machine was given cannot be used.",
+		verdict: "The device's certificate or its key cannot be used for this registration.",
 		next:    "The message says what is wrong. Give the certificate made for this registration ID, with its issuers and its key, as PEM.",
 	},
 	{
@@ -384,7 +421,7 @@ var failures = []failure{
 		is:      wraps(ErrNoKey),
 		owner:   OwnerTechnician,
 		verdict: "This gateway was granted keys for some devices, and this device is not among them.",
-		next:    "Run gatewayctl keys request for its registration ID, have headquarters grant that, install the grant with gatewayctl keys install, and restart gatewayd.",
+		next:    "Run gatewayctl keys request for its registration ID, have headquarters grant it, run gatewayctl keys install, restart gatewayd.",
 	},
 	{
 		kind:    "bad-id-scope",
@@ -509,6 +546,19 @@ func wraps(targets ...error) func(error) bool {
 func either(those ...func(error) bool) func(error) bool {
 	return func(err error) bool {
 		return slices.ContainsFunc(those, func(is func(error) bool) bool { return is(err) })
+	}
+}
+
+// both is the conjunction.
+func both(one, other func(error) bool) func(error) bool {
+	return func(err error) bool { return one(err) && other(err) }
+}
+
+// proxy recognizes what the site's proxy did.
+func proxy(like func(*ProxyError) bool) func(error) bool {
+	return func(err error) bool {
+		refused, ok := errors.AsType[*ProxyError](err)
+		return ok && like(refused)
 	}
 }
 

@@ -43,6 +43,12 @@ func TestVerdicts(t *testing.T) {
 	certificate := func(err error) error {
 		return unreachable(&tls.CertificateVerificationError{Err: err})
 	}
+	proxied := func(status int, cause error) error {
+		if cause == nil {
+			cause = fmt.Errorf("it answered %d", status)
+		}
+		return unreachable(&ProxyError{Proxy: "proxy.test:3128", Status: status, Cause: cause})
+	}
 	alert := func(text string) error {
 		return unreachable(&net.OpError{Op: "remote error", Err: errors.New("tls: " + text)})
 	}
@@ -118,6 +124,16 @@ func TestVerdicts(t *testing.T) {
 			{"DNS: no such name", dial(&net.DNSError{Err: "no such host", Name: testHost, IsNotFound: true})},
 			{"DNS: no answer", dial(&net.DNSError{Err: "i/o timeout", Name: testHost, IsTimeout: true})},
 			{"DNS: the name server fails", dial(&net.DNSError{Err: "server misbehaving", Name: testHost, IsTemporary: true})},
+			{"proxy: 407", proxied(407, nil)},
+			{"proxy: 401", proxied(401, nil)},
+			{"proxy: 403", proxied(403, nil)},
+			{"proxy: 503", proxied(503, nil)},
+			{"proxy: connection refused", proxied(0, os.NewSyscallError("connect", syscall.ECONNREFUSED))},
+			{"proxy: no such name", proxied(0, &net.DNSError{Err: "no such host", Name: "proxy.test", IsNotFound: true})},
+			{"proxy: silent", proxied(0, os.ErrDeadlineExceeded)},
+			{"proxy: unknown root", proxied(0, &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}})},
+			{"proxy: not a proxy", proxied(0, errors.New("the answer is not HTTP"))},
+			{"proxy: bad setting", unreachable(&ProxyError{Cause: errors.New("invalid port")})},
 			{"connection refused", dial(os.NewSyscallError("connect", syscall.ECONNREFUSED))},
 			{"network unreachable", dial(os.NewSyscallError("connect", syscall.ENETUNREACH))},
 			{"host unreachable", dial(os.NewSyscallError("connect", syscall.EHOSTUNREACH))},
@@ -164,6 +180,9 @@ func TestVerdicts(t *testing.T) {
 		for _, row := range section.rows {
 			d := Verdict(fmt.Errorf("registering %q: %w", testID, row.err))
 			seen[d.Kind] = append(seen[d.Kind], d.Code)
+			if (d.Kind == "unknown") != (row.title == "anything else") {
+				t.Errorf("%s: of the kind %q", row.title, d.Kind)
+			}
 			fmt.Fprintf(&list, "%s\n  %s\n  Owner: %s\n  Next:  %s\n  Kind:  %s\n", row.title, d.Verdict, d.Owner, d.Next, d.Kind)
 			if d.SDKResult != "" {
 				fmt.Fprintf(&list, "  C SDK: %s\n", d.SDKResult)

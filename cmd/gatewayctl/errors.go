@@ -36,27 +36,6 @@ func wrongUsage(cmd *cobra.Command, format string, args ...any) error {
 	return usageError{command: cmd.CommandPath(), err: fmt.Errorf(format, args...)}
 }
 
-// diagnose is the client's verdict, but for a program that ends: the daemon goes
-// on by itself where a person has to come back.
-func diagnose(err error) provisioning.Diagnosis {
-	diagnosis := provisioning.Verdict(err)
-	switch diagnosis.Kind {
-	case "interrupted":
-		diagnosis.Verdict = "The registration was interrupted; the service may complete what it has begun."
-		diagnosis.Next = "Run the command again."
-	case "connection-lost", "timeout":
-		diagnosis.Next = "Run the command again; if it stays, check the network between here and the service."
-	}
-	return diagnosis
-}
-
-// printRegistrationError shows why a registration failed, what that means and
-// what to do next.
-func printRegistrationError(w io.Writer, err error) {
-	diagnosis := diagnose(err)
-	fmt.Fprintf(w, "gatewayctl: %v\n  %s (%s)\n  Next: %s\n", err, diagnosis.Verdict, diagnosis.Owner, diagnosis.Next)
-}
-
 // printError shows why a command could not do its work at all. Such errors come
 // from files and keys on this machine or from the service API, so the next step
 // is found here and not in the diagnosis of a registration.
@@ -73,6 +52,8 @@ func printError(w io.Writer, err error) {
 		fmt.Fprintln(w, "  Next: copy the connection string of a shared access policy of the provisioning service (not of a hub), on one line.")
 	case isPath:
 		fmt.Fprintln(w, "  Next: check the path, and that you may read the file.")
+	case errors.Is(err, provisioning.ErrCertificate):
+		fmt.Fprintln(w, "  Next: give a certificate with its intermediates, and its own private key without a password, both as PEM.")
 	case errors.Is(err, provisioning.ErrKey), errors.Is(err, enrollment.ErrKey):
 		fmt.Fprintln(w, "  Next: give the key as the portal shows it: base64, on a line of its own.")
 	default:
@@ -108,12 +89,12 @@ func nextAfter(refused *enrollment.ServiceError) string {
 // it is one. The kinds are those of a registration's diagnosis; where its advice
 // is for a registration, there is another here.
 func printNetworkNext(w io.Writer, err error) {
-	switch diagnosis := diagnose(err); diagnosis.Kind {
+	switch diagnosis := provisioning.Verdict(err); diagnosis.Kind {
 	case "tls-untrusted":
 		fmt.Fprintln(w, "  Next: give the root that signed it with --ca-file; for dpslocal that is the ca.pem of its directory.")
 	case "connection-refused":
 		fmt.Fprintln(w, "  Next: let this machine out to the service on port 443; a local service listens elsewhere: see --address.")
-	case "interrupted", "dns", "no-route", "connection-lost", "timeout", "tls-name", "tls-clock", "tls-refused", "not-dps":
+	case "interrupted", "dns", "dns-silent", "no-route", "connection-lost", "timeout", "tls-name", "tls-clock", "tls-expired", "tls-refused", "not-dps":
 		fmt.Fprintf(w, "  Next: %s\n", lowerFirst(diagnosis.Next))
 	}
 }

@@ -4,10 +4,19 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -43,8 +52,45 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// certifiedID is registered with a certificate that runs out in nine days.
+const certifiedID = "certified-contoso-tstrsd-007"
+
+// writeCertificate puts cert.pem and cert-key.pem where the script runs.
+func writeCertificate(dir string) (certificate string, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: certifiedID},
+		NotBefore:    time.Now().AddDate(-1, 0, 0),
+		NotAfter:     time.Now().Add(9*24*time.Hour + time.Hour),
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return "", err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return "", err
+	}
+	pair := map[string]*pem.Block{"cert.pem": {Type: "CERTIFICATE", Bytes: der}, "cert-key.pem": {Type: "PRIVATE KEY", Bytes: keyDER}}
+	for name, block := range pair {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			return "", err
+		}
+	}
+	return string(pem.EncodeToMemory(pair["cert.pem"])), nil
+}
+
 // startService runs a local service until the script has ended.
 func startService(t *testing.T, env *testscript.Env) error {
+	certificate, err := writeCertificate(env.WorkDir)
+	if err != nil {
+		return err
+	}
 	webhook := httptest.NewServer(allocation.NewHandler(allocation.Config{Policy: allocation.Tutorial()}))
 	hubs := []string{"contoso-toasters-hub-1098.azure-devices.net", "contoso-heatpumps-hub-1098.azure-devices.net"}
 	service, err := dpslocal.New(dpslocal.Config{
@@ -61,6 +107,8 @@ func startService(t *testing.T, env *testscript.Env) error {
 		}},
 		Enrollments: []dpslocal.IndividualEnrollment{{
 			RegistrationID: "barred-contoso-tstrsd-007", PrimaryKey: groupKey, ProvisioningStatus: dpslocal.Disabled,
+		}, {
+			RegistrationID: certifiedID, X509: dpslocal.X509Attestation{ClientCertificates: dpslocal.Slots{Primary: certificate}},
 		}},
 	}, dpslocal.Options{Dir: t.TempDir()})
 	if err != nil {

@@ -3,12 +3,13 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"sync"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/contoso/gatewayd/provisioning"
 )
@@ -19,12 +20,16 @@ type outcome struct {
 	status         provisioning.Status     // the last one that the service told
 	operationID    string                  // empty until the service gave one
 	assignment     provisioning.Assignment // zero unless err is nil
+	began          time.Time               // when the first request was due
 	elapsed        time.Duration           // from the first request to the end, waits included
 	err            error
 }
 
 // observe keeps what a step tells that an error will not.
 func (o *outcome) observe(progress provisioning.Progress) {
+	if progress.Step == provisioning.StepWaiting && progress.Status == "" {
+		o.began = time.Now().Add(progress.Wait) // for its turn, before the first request
+	}
 	if progress.Status != "" {
 		o.status = progress.Status
 	}
@@ -35,6 +40,7 @@ func (o *outcome) observe(progress provisioning.Progress) {
 
 // settle takes the final status from the end of the registration.
 func (o *outcome) settle() {
+	o.elapsed = max(time.Since(o.began), 0)
 	failed, ended := errors.AsType[*provisioning.FailedError](o.err)
 	switch {
 	case o.err == nil:
@@ -62,69 +68,103 @@ type reporter interface {
 	progress(registrationID string, progress provisioning.Progress)
 	// end is called once for each device, with everything that is known.
 	end(outcome outcome)
+	// summary is called once, after all.
+	summary()
 }
 
 // textReporter shows one registration in the form of the C SDK's sample, and
 // several as lines that each name their device.
 type textReporter struct {
-	out, errOut io.Writer
-	many        bool // more than one device
-
-	mu sync.Mutex // keeps lines whole, and an error together
+	*screen
+	many bool // more than one device
 }
 
 // begin announces a single device; of several, each line names its own.
 func (r *textReporter) begin(registrationID string) {
 	if !r.many {
-		r.printf("Registering %s\n\n", registrationID)
+		r.show(func() { fmt.Fprintf(r.out, "Registering %s\n\n", registrationID) })
 	}
 }
 
-// progress prints the step, and how long it waits where that is news.
+// progress prints the step, and how long it waits where that is news. Beside a
+// progress line only what does not go smoothly is news.
 func (r *textReporter) progress(registrationID string, progress provisioning.Progress) {
-	status := string(progress.Step)
+	text := string(progress.Step)
 	switch progress.Step {
-	case provisioning.StepThrottled, provisioning.StepRetrying, provisioning.StepWaiting:
-		status += fmt.Sprintf(", %s", progress.Wait.Round(100*time.Millisecond))
+	case provisioning.StepThrottled, provisioning.StepRetrying:
+		if progress.Wait > 0 { // else it is at once, with another key or time
+			text += fmt.Sprintf(", again in %s", progress.Wait.Round(100*time.Millisecond))
+		}
+	case provisioning.StepWaiting:
+		text += fmt.Sprintf(" for %s", progress.Wait.Round(100*time.Millisecond))
+	default:
+		if r.line != nil {
+			return
+		}
 	}
-	r.status(registrationID, status)
+	r.show(func() { r.status(registrationID, text) })
 }
 
 // end prints the assignment in the words of the sample, or the error.
 func (r *textReporter) end(o outcome) {
-	switch {
-	case o.err != nil:
-		r.status(o.registrationID, o.ending())
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		printRegistrationError(r.errOut, o.err)
-	case r.many:
-		r.status(o.registrationID, fmt.Sprintf("assigned to %s, deviceId: %s", o.assignment.AssignedHub, o.assignment.DeviceID))
-	default:
-		r.printf("\nRegistration information received from service: %s, deviceId: %s\n", o.assignment.AssignedHub, o.assignment.DeviceID)
+	r.ended(o, func() {
+		switch {
+		case o.err != nil:
+			r.status(o.registrationID, o.ending())
+			r.printFailure(o.err)
+		case r.many:
+			r.status(o.registrationID, fmt.Sprintf("assigned to %s, deviceId: %s", o.assignment.AssignedHub, o.assignment.DeviceID))
+		default:
+			fmt.Fprintf(r.out, "\nRegistration Information received from service: %s, deviceId: %s\n", o.assignment.AssignedHub, o.assignment.DeviceID)
+			if o.assignment.Payload != nil {
+				fmt.Fprintf(r.out, "Payload received from service: %s\n", shownJSON(o.assignment.Payload))
+			}
+		}
+	})
+}
+
+// summary counts several devices up.
+func (r *textReporter) summary() {
+	r.finish()
+	if r.many {
+		fmt.Fprintf(r.out, "\n%s\n", r.tally.text())
 	}
 }
 
-// status prints one status as it comes.
+// status prints one status as it comes; the screen is held.
 func (r *textReporter) status(registrationID, status string) {
 	if r.many {
-		r.printf("%s: %s\n", registrationID, status)
+		fmt.Fprintf(r.out, "%s: %s\n", registrationID, status)
 		return
 	}
-	r.printf("Provisioning status: %s\n", status)
+	fmt.Fprintf(r.out, "Provisioning Status: %s\n", status)
 }
 
-// printf writes to standard output as a whole.
-func (r *textReporter) printf(format string, args ...any) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	fmt.Fprintf(r.out, format, args...)
+// shownJSON writes a document of the service down so that a terminal shows it
+// and does nothing else: on one line, other than printable characters escaped.
+func shownJSON(document json.RawMessage) string {
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, document); err != nil {
+		return "(not JSON)"
+	}
+	var shown strings.Builder
+	for _, r := range compact.String() {
+		switch {
+		case unicode.IsPrint(r):
+			shown.WriteRune(r)
+		case r > 0xffff: // as JSON escapes it
+			r -= 0x10000
+			fmt.Fprintf(&shown, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
+		default:
+			fmt.Fprintf(&shown, `\u%04x`, r)
+		}
+	}
+	return shown.String()
 }
 
 // jsonReporter prints one object a line, when a registration has ended.
 type jsonReporter struct {
-	out, errOut io.Writer
-	mu          sync.Mutex // keeps lines whole
+	*screen
 }
 
 // jsonOutcome is the object of -o json. Members are absent when unknown.
@@ -168,16 +208,27 @@ func (r *jsonReporter) end(o outcome) {
 		OperationID:    o.operationID,
 		ElapsedMs:      o.elapsed.Milliseconds(),
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if o.err != nil {
-		d := diagnose(o.err)
+		d := provisioning.Verdict(o.err)
 		object.Error = &jsonError{Kind: d.Kind, Code: d.Code, Verdict: d.Verdict, Owner: d.Owner, Next: d.Next}
-		printRegistrationError(r.errOut, o.err)
 	}
-	encoder := json.NewEncoder(r.out)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(object); err != nil {
-		fmt.Fprintf(r.errOut, "gatewayctl: writing the outcome of %s: %v\n", o.registrationID, err)
+	r.ended(o, func() {
+		if o.err != nil {
+			r.printFailure(o.err)
+		}
+		encoder := json.NewEncoder(r.out)
+		encoder.SetEscapeHTML(false)
+		if err := encoder.Encode(object); err != nil {
+			fmt.Fprintf(r.errOut, "gatewayctl: writing the outcome of %s: %v\n", o.registrationID, err)
+		}
+	})
+}
+
+// summary goes to standard error, and only if there is bad news: standard output
+// is objects alone.
+func (r *jsonReporter) summary() {
+	r.finish()
+	if r.tally.total > 1 && r.tally.failed > 0 {
+		fmt.Fprintf(r.errOut, "gatewayctl: %s\n", r.tally.text())
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +26,22 @@ const (
 	defaultPollsPerSecond     = 200
 )
 
+// idScopeShape is what ID scopes look like. The service takes them as they are, so
+// this finds the portal's other names and the letter O, not more.
+var idScopeShape = regexp.MustCompile(`^(?i:0ne)[0-9A-Za-z]{1,61}$`)
+
+// transports are those of the client.
+var transports = []provisioning.Transport{provisioning.TransportHTTPS, provisioning.TransportMQTTWS, provisioning.TransportMQTT}
+
+// transportNames lists them for people.
+func transportNames() string {
+	var names []string
+	for _, transport := range transports {
+		names = append(names, string(transport))
+	}
+	return strings.Join(names, ", ")
+}
+
 // maxConcurrency keeps the connections of this command below the usual limit of
 // open files.
 const maxConcurrency = 200
@@ -33,9 +51,11 @@ type registerFlags struct {
 	endpoint        string   // host, or host:port
 	idScope         string   // which service instance
 	registrationIDs []string // in the order of the command line
-	deviceKeyFile   string   // exactly one of these two names a file
+	deviceKeyFile   string   // exactly one of these three names a file
 	groupKeyFile    string
-	transport       string  // https or mqtt
+	certFile        string
+	certKeyFile     string  // goes with certFile
+	transport       string  // one of transports
 	payload         string  // a JSON object, or empty for none
 	caFile          string  // PEM roots beside the system's, or empty
 	concurrency     int     // 1 to maxConcurrency
@@ -48,31 +68,36 @@ type registerFlags struct {
 func newRegisterCommand() *cobra.Command {
 	var flags registerFlags
 	cmd := &cobra.Command{
-		Use:   "register --id-scope SCOPE --registration-id ID... (--group-key-file FILE | --device-key-file FILE)",
+		Use: `register --id-scope SCOPE --registration-id ID...
+    (--group-key-file F | --device-key-file F | --cert F --cert-key F)`,
 		Short: "Register devices with the provisioning service",
 		Long: `Register makes one registration for each ID, without a daemon, and shows each
 status as it comes. A registration may take ten minutes, because the service
 waits that long for its allocation webhook.`,
 		Example: `  gatewayctl register --id-scope 0ne00002193 --group-key-file group-key \
-    --registration-id breakroom499-contoso-tstrsd-007 --registration-id mainbuilding167-contoso-hpsd-088
+    --registration-id breakroom499-contoso-tstrsd-007 \
+    --registration-id mainbuilding167-contoso-hpsd-088
   gatewayctl register --endpoint localhost:8443 --ca-file ca.pem --id-scope 0ne00ABCDEF \
     --device-key-file key --registration-id breakroom499-contoso-tstrsd-007 -o json`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return flags.run(cmd) },
 	}
 	set := cmd.Flags()
-	set.StringVar(&flags.endpoint, "endpoint", "global.azure-devices-provisioning.net", "the service's `host[:port]`")
-	set.StringVar(&flags.idScope, "id-scope", "", "the service's ID scope, from its overview page")
+	set.StringVar(&flags.endpoint, "endpoint", "global.azure-devices-provisioning.net", "`host` or host:port")
+	set.StringVar(&flags.idScope, "id-scope", "", "ID `scope`, from the service's overview page")
 	set.StringArrayVar(&flags.registrationIDs, "registration-id", nil, "registration `ID`; once for each device")
-	set.StringVar(&flags.deviceKeyFile, "device-key-file", "", "`file` with the key of the one device")
-	set.StringVar(&flags.groupKeyFile, "group-key-file", "", "`file` with the enrollment group's key, from which the devices' are derived")
-	set.StringVar(&flags.transport, "transport", "https", "https or mqtt")
+	set.StringVar(&flags.deviceKeyFile, "device-key-file", "", "`file` with the one device's key, the secondary on a second line")
+	set.StringVar(&flags.groupKeyFile, "group-key-file", "", "`file` with the enrollment group's key, likewise")
+	set.StringVar(&flags.certFile, "cert", "", "`file` with the one device's certificate and its intermediates")
+	set.StringVar(&flags.certKeyFile, "cert-key", "", "`file` with the certificate's private key")
+	set.StringVar(&flags.transport, "transport", string(provisioning.TransportHTTPS), "one of "+transportNames())
 	set.StringVar(&flags.payload, "payload", "", "`JSON` object for the allocation policy")
 	set.StringVar(&flags.caFile, "ca-file", "", "`file` with certificates to trust beside the system's")
-	set.IntVar(&flags.concurrency, "concurrency", 10, "how many registrations may run at once")
-	set.Float64Var(&flags.perMinute, "registers-per-minute", defaultRegistersPerMinute, "registrations begun in a `minute`; the default is what one service instance takes")
-	set.Float64Var(&flags.perSecond, "polls-per-second", defaultPollsPerSecond, "polls in a `second`, of all registrations together")
-	set.StringVarP(&flags.output, "output", "o", "text", "text, or json: one object a line")
+	set.IntVar(&flags.concurrency, "concurrency", 10, "at most `N` registrations at once")
+	set.Float64Var(&flags.perMinute, "registers-per-minute", defaultRegistersPerMinute, "at most `N` registrations begun in a minute")
+	set.Float64Var(&flags.perSecond, "polls-per-second", defaultPollsPerSecond, "at most `N` polls in a second")
+	set.StringVarP(&flags.output, "output", "o", "text", "`form`: text, or json with one object a line")
+	cmd.SetHelpTemplate(cmd.HelpTemplate() + failuresHelp())
 	return cmd
 }
 
@@ -82,7 +107,7 @@ func (f registerFlags) run(cmd *cobra.Command) error {
 	if err := f.check(cmd); err != nil {
 		return err
 	}
-	keys, err := f.keys()
+	prove, err := f.credentials()
 	if err != nil {
 		return err
 	}
@@ -90,17 +115,20 @@ func (f registerFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	client, err := f.client(roots)
+	to := newScreen(cmd.OutOrStdout(), cmd.ErrOrStderr(), len(f.registrationIDs))
+	client, err := f.client(roots, to)
 	if err != nil {
 		return usageError{command: cmd.CommandPath(), err: err} // nothing but flags can be wrong there
 	}
 	defer client.Close()
 
-	var show reporter = &textReporter{out: cmd.OutOrStdout(), errOut: cmd.ErrOrStderr(), many: len(f.registrationIDs) > 1}
+	var show reporter = &textReporter{screen: to, many: len(f.registrationIDs) > 1}
 	if f.output == "json" {
-		show = &jsonReporter{out: cmd.OutOrStdout(), errOut: cmd.ErrOrStderr()}
+		show = &jsonReporter{screen: to}
 	}
-	if failed := f.registerAll(cmd.Context(), client, keys, show); failed {
+	failed := f.registerAll(cmd.Context(), client, prove, show, to.tick)
+	show.summary()
+	if failed {
 		return errReported
 	}
 	return nil
@@ -111,16 +139,22 @@ func (f registerFlags) check(cmd *cobra.Command) error {
 	switch {
 	case f.idScope == "":
 		return wrongUsage(cmd, "--id-scope is missing; it stands on the overview page of the provisioning service")
+	case !idScopeShape.MatchString(f.idScope):
+		return wrongUsage(cmd, "--id-scope does not look like one: the digit 0, then ne, then letters and digits, such as 0ne00002193; it stands on the overview page of the provisioning service")
 	case strings.Contains(f.endpoint, "/"):
 		return wrongUsage(cmd, "--endpoint %q is a URL; give only the host, or host:port", f.endpoint)
 	case len(f.registrationIDs) == 0:
 		return wrongUsage(cmd, "--registration-id is missing")
-	case (f.deviceKeyFile == "") == (f.groupKeyFile == ""):
-		return wrongUsage(cmd, "give exactly one of --group-key-file and --device-key-file")
+	case (f.certFile == "") != (f.certKeyFile == ""):
+		return wrongUsage(cmd, "--cert and --cert-key belong together; both may name the same file")
+	case given(f.deviceKeyFile, f.groupKeyFile, f.certFile) != 1:
+		return wrongUsage(cmd, "give exactly one of --group-key-file, --device-key-file and --cert")
+	case f.certFile != "" && len(f.registrationIDs) > 1:
+		return wrongUsage(cmd, "--cert is the certificate of one device, but there are %d registration IDs", len(f.registrationIDs))
 	case f.deviceKeyFile != "" && len(f.registrationIDs) > 1:
 		return wrongUsage(cmd, "--device-key-file holds the key of one device, but there are %d registration IDs; use --group-key-file", len(f.registrationIDs))
-	case f.transport != "https" && f.transport != "mqtt":
-		return wrongUsage(cmd, "--transport %q is neither https nor mqtt", f.transport)
+	case !slices.Contains(transports, provisioning.Transport(f.transport)):
+		return wrongUsage(cmd, "--transport %q is none of %s", f.transport, transportNames())
 	case f.output != "text" && f.output != "json":
 		return wrongUsage(cmd, "--output %q is neither text nor json", f.output)
 	case f.concurrency < 1 || f.concurrency > maxConcurrency:
@@ -146,32 +180,52 @@ func (f registerFlags) check(cmd *cobra.Command) error {
 	return nil
 }
 
-// keys gives the function that finds the keys of a registration ID, primary
-// first.
-func (f registerFlags) keys() (func(registrationID string) []provisioning.DeviceKey, error) {
-	if f.deviceKeyFile != "" {
+// given counts texts that are not empty.
+func given(texts ...string) int {
+	return len(slices.DeleteFunc(texts, func(text string) bool { return text == "" }))
+}
+
+// credentials gives the function that puts into a request what its device proves
+// itself by: a certificate, or keys, primary first.
+func (f registerFlags) credentials() (func(*provisioning.Request), error) {
+	switch {
+	case f.certFile != "":
+		cert, err := readFile(f.certFile)
+		if err != nil {
+			return nil, err
+		}
+		key, err := readFile(f.certKeyFile)
+		if err != nil {
+			return nil, err
+		}
+		certificate, err := provisioning.ParseCertificate(cert, key)
+		if err != nil {
+			return nil, fmt.Errorf("%s and %s: %w", f.certFile, f.certKeyFile, err)
+		}
+		return func(r *provisioning.Request) { r.Certificate = certificate }, nil
+	case f.deviceKeyFile != "":
 		keys, err := readKeys(f.deviceKeyFile, provisioning.ParseDeviceKey)
 		if err != nil {
 			return nil, err
 		}
-		return func(string) []provisioning.DeviceKey { return keys }, nil
-	}
-	groupKeys, err := readKeys(f.groupKeyFile, provisioning.ParseGroupKey)
-	if err != nil {
-		return nil, err
-	}
-	return func(registrationID string) []provisioning.DeviceKey {
-		var keys []provisioning.DeviceKey
-		for _, key := range groupKeys {
-			keys = append(keys, key.Derive(registrationID))
+		return func(r *provisioning.Request) { r.Keys = keys }, nil
+	default:
+		groupKeys, err := readKeys(f.groupKeyFile, provisioning.ParseGroupKey)
+		if err != nil {
+			return nil, err
 		}
-		return keys
-	}, nil
+		return func(r *provisioning.Request) {
+			for _, key := range groupKeys {
+				r.Keys = append(r.Keys, key.Derive(r.RegistrationID))
+			}
+		}, nil
+	}
 }
 
 // client makes the one client that all registrations share, as its budgets and
-// its pool of connections ask for.
-func (f registerFlags) client(roots *x509.CertPool) (*provisioning.Client, error) {
+// its pool of connections ask for. Of what it logs, its clock's warnings and
+// those of certificates are shown; retries the reporters show themselves.
+func (f registerFlags) client(roots *x509.CertPool, to *screen) (*provisioning.Client, error) {
 	return provisioning.New(provisioning.Config{
 		Endpoint:           f.endpoint,
 		IDScope:            f.idScope,
@@ -180,6 +234,7 @@ func (f registerFlags) client(roots *x509.CertPool) (*provisioning.Client, error
 		RegistersPerMinute: f.perMinute,
 		PollsPerSecond:     f.perSecond,
 		Fleet:              len(f.registrationIDs),
+		Logger:             slog.New(warnings{screen: to}),
 	})
 }
 
@@ -205,7 +260,7 @@ func loadRoots(file string) (*x509.CertPool, error) {
 
 // registerAll registers all IDs, at most f.concurrency at once, and tells
 // whether one failed.
-func (f registerFlags) registerAll(ctx context.Context, client *provisioning.Client, keys func(string) []provisioning.DeviceKey, show reporter) (failed bool) {
+func (f registerFlags) registerAll(ctx context.Context, client *provisioning.Client, prove func(*provisioning.Request), show reporter, tick func()) (failed bool) {
 	results := make(chan bool)
 	turns := make(chan struct{}, f.concurrency) // holds one entry for each that runs
 	var running sync.WaitGroup
@@ -213,29 +268,35 @@ func (f registerFlags) registerAll(ctx context.Context, client *provisioning.Cli
 		for _, id := range f.registrationIDs {
 			turns <- struct{}{}
 			running.Go(func() {
-				results <- register(ctx, client, provisioning.Request{
-					RegistrationID: id,
-					Keys:           keys(id),
-					Payload:        json.RawMessage(f.payload),
-				}, show)
+				request := provisioning.Request{RegistrationID: id, Payload: json.RawMessage(f.payload)}
+				prove(&request)
+				results <- register(ctx, client, request, show)
 				<-turns
 			})
 		}
 		running.Wait()
 		close(results)
 	}()
-	for ok := range results {
-		failed = failed || !ok
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	for {
+		select {
+		case ok, more := <-results:
+			if !more {
+				return failed
+			}
+			failed = failed || !ok
+		case <-second.C:
+			tick()
+		}
 	}
-	return failed
 }
 
 // register makes one registration and shows it. Nothing is stored, so an attempt
 // that is cut off leaves no operation ID to resume by. Registering again is safe:
 // the service goes on with the same operation, or asks to wait (dps-protocol 11.4).
 func register(ctx context.Context, client *provisioning.Client, request provisioning.Request, show reporter) (ok bool) {
-	began := time.Now()
-	o := outcome{registrationID: request.RegistrationID, status: provisioning.StatusUnassigned}
+	o := outcome{registrationID: request.RegistrationID, status: provisioning.StatusUnassigned, began: time.Now()}
 	request.Observe = func(progress provisioning.Progress) error {
 		o.observe(progress)
 		show.progress(request.RegistrationID, progress)
@@ -243,7 +304,6 @@ func register(ctx context.Context, client *provisioning.Client, request provisio
 	}
 	show.begin(request.RegistrationID)
 	o.assignment, o.err = client.Register(ctx, request)
-	o.elapsed = time.Since(began)
 	o.settle()
 	show.end(o)
 	return o.err == nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/contoso/gatewayd/provisioning"
 	"github.com/contoso/gatewayd/provisioning/enrollment"
+	"github.com/contoso/gatewayd/provisioning/sealedkeys"
 )
 
 // errReported ends a command whose errors a person has read already.
@@ -50,6 +51,14 @@ func printError(w io.Writer, err error) {
 		fmt.Fprintln(w, "  Next: look for a login page or a proxy in between, and check the HostName of the connection string.")
 	case errors.Is(err, enrollment.ErrConnectionString):
 		fmt.Fprintln(w, "  Next: copy the connection string of a shared access policy of the provisioning service (not of a hub), on one line.")
+	case errors.Is(err, sealedkeys.ErrOtherGateway):
+		fmt.Fprintln(w, "  Next: give the identity that the request was made with, or make a new request with this one.")
+	case errors.Is(err, sealedkeys.ErrRequest):
+		fmt.Fprintln(w, "  Next: have the request made again with gatewayctl keys request, and sent as it is.")
+	case errors.Is(err, sealedkeys.ErrGrant):
+		fmt.Fprintln(w, "  Next: have headquarters send the file again, as an attachment and not as text in a mail.")
+	case errors.Is(err, sealedkeys.ErrIdentity):
+		fmt.Fprintln(w, "  Next: give the file that gatewayctl keys request made; if it is lost, make a new request with a new one.")
 	case isPath:
 		fmt.Fprintln(w, "  Next: check the path, and that you may read the file.")
 	case errors.Is(err, provisioning.ErrCertificate):

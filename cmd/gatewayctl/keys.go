@@ -17,18 +17,21 @@ import (
 const maxFile = 1 << 20
 
 // readFile reads a file of bounded size.
-func readFile(path string) ([]byte, error) {
+func readFile(path string) ([]byte, error) { return readBounded(path, maxFile) }
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	content, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	content, err := io.ReadAll(io.LimitReader(file, limit+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
-	if len(content) > maxFile {
-		return nil, fmt.Errorf("reading %s: it is larger than %d KiB", path, maxFile>>10)
+	if int64(len(content)) > limit {
+		return nil, fmt.Errorf("reading %s: it is larger than %d KiB", path, limit>>10)
 	}
 	return content, nil
 }

@@ -29,7 +29,8 @@ func newRootCommand() *cobra.Command {
 		return usageError{command: cmd.CommandPath(), err: err}
 	})
 	root.AddCommand(newDeriveKeyCommand(), newRegisterCommand(),
-		newEnrollmentGroupCommand(), newEnrollmentCommand(), newRegistrationCommand())
+		newEnrollmentGroupCommand(), newEnrollmentCommand(), newRegistrationCommand(),
+		newSealedKeysCommand())
 	return root
 }
 

@@ -117,15 +117,15 @@ func checkOutput(cmd *cobra.Command, output string) error {
 	return nil
 }
 
-// confirm asks a person before something is deleted. Nobody there to be asked is
-// a refusal, lest a script deletes what it did not mean to.
+// confirm asks a person before something is deleted or given away. Nobody there
+// to be asked is a refusal, lest a script does what it did not mean to.
 func confirm(cmd *cobra.Command, yes bool, question string) error {
 	if yes {
 		return nil
 	}
 	file, ok := cmd.InOrStdin().(*os.File)
 	if !ok || !term.IsTerminal(int(file.Fd())) {
-		return wrongUsage(cmd, "nobody is there to confirm it, and --yes is not given; nothing was deleted")
+		return wrongUsage(cmd, "nobody is there to confirm it, and --yes is not given; nothing was changed")
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "%s [y/N] ", question)
 	answer := make(chan string, 1)
@@ -141,6 +141,6 @@ func confirm(cmd *cobra.Command, yes bool, question string) error {
 	case <-cmd.Context().Done():
 		fmt.Fprintln(cmd.ErrOrStderr())
 	}
-	fmt.Fprintln(cmd.ErrOrStderr(), "Nothing was deleted.")
+	fmt.Fprintln(cmd.ErrOrStderr(), "Nothing was changed.")
 	return errReported
 }

@@ -35,7 +35,7 @@ func TestConfirmInterrupted(t *testing.T) {
 	if err := confirm(cmd, false, "Delete it?"); !errors.Is(err, errReported) {
 		t.Errorf("got %v", err)
 	}
-	if got, want := asked.String(), "Delete it? [y/N] \nNothing was deleted.\n"; got != want {
+	if got, want := asked.String(), "Delete it? [y/N] \nNothing was changed.\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -263,7 +263,7 @@ var failures = []failure{
 		}),
 		owner:   OwnerSiteNetwork,
 		verdict: "The proxy wants a user name and a password, or does not accept those that it got.",
-		next:    "Put the right ones into the proxy's setting on this machine: http://user:password@host:port. Then retry.",
+		next:    "Put the right ones into the proxy's setting here (HTTPS_PROXY): http://user:password@host:port. Then retry.",
 	},
 	{
 		kind: "proxy-no-way", sdk: sdkTransport,
@@ -291,7 +291,7 @@ var failures = []failure{
 		is:      as[*ProxyError],
 		owner:   OwnerSiteNetwork,
 		verdict: "The proxy could not be reached, or what answered there is no proxy.",
-		next:    "Check the proxy's setting on this machine (http://host:port), and that the proxy is running.",
+		next:    "Check the proxy's setting here (HTTPS_PROXY, http://host:port), and that the proxy is running.",
 	},
 	{
 		kind: "tls-clock", sdk: sdkTransport,

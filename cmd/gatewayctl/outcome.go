@@ -95,11 +95,13 @@ func (r *textReporter) progress(registrationID string, progress provisioning.Pro
 		if progress.Wait > 0 { // else it is at once, with another key or time
 			text += fmt.Sprintf(", again in %s", progress.Wait.Round(100*time.Millisecond))
 		}
-	case provisioning.StepWaiting:
-		text += fmt.Sprintf(" for %s", progress.Wait.Round(100*time.Millisecond))
+	case provisioning.StepRestarting:
 	default:
 		if r.line != nil {
 			return
+		}
+		if progress.Step == provisioning.StepWaiting {
+			text += fmt.Sprintf(" for %s", max(progress.Wait.Round(100*time.Millisecond), 100*time.Millisecond))
 		}
 	}
 	r.show(func() { r.status(registrationID, text) })

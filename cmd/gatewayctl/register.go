@@ -51,10 +51,12 @@ type registerFlags struct {
 	endpoint        string   // host, or host:port
 	idScope         string   // which service instance
 	registrationIDs []string // in the order of the command line
-	deviceKeyFile   string   // exactly one of these three names a file
+	deviceKeyFile   string   // exactly one of these four names a file
 	groupKeyFile    string
 	certFile        string
-	certKeyFile     string  // goes with certFile
+	certKeyFile     string // goes with certFile
+	derivedKeys     string
+	identity        string  // a file, goes with derivedKeys
 	transport       string  // one of transports
 	payload         string  // a JSON object, or empty for none
 	caFile          string  // PEM roots beside the system's, or empty
@@ -69,7 +71,8 @@ func newRegisterCommand() *cobra.Command {
 	var flags registerFlags
 	cmd := &cobra.Command{
 		Use: `register --id-scope SCOPE --registration-id ID...
-    (--group-key-file F | --device-key-file F | --cert F --cert-key F)`,
+    (--group-key-file F | --device-key-file F | --cert F --cert-key F |
+     --derived-keys F --identity F)`,
 		Short: "Register devices with the provisioning service",
 		Long: `Register makes one registration for each ID, without a daemon, and shows each
 status as it comes. A registration may take ten minutes, because the service
@@ -90,6 +93,8 @@ waits that long for its allocation webhook.`,
 	set.StringVar(&flags.groupKeyFile, "group-key-file", "", "`file` with the enrollment group's key, likewise")
 	set.StringVar(&flags.certFile, "cert", "", "`file` with the one device's certificate and its intermediates")
 	set.StringVar(&flags.certKeyFile, "cert-key", "", "`file` with the certificate's private key")
+	set.StringVar(&flags.derivedKeys, "derived-keys", "", "`file` that keys install has written")
+	set.StringVar(&flags.identity, "identity", "", "`file` with this gateway's identity, which opens it")
 	set.StringVar(&flags.transport, "transport", string(provisioning.TransportHTTPS), "one of "+transportNames())
 	set.StringVar(&flags.payload, "payload", "", "`JSON` object for the allocation policy")
 	set.StringVar(&flags.caFile, "ca-file", "", "`file` with certificates to trust beside the system's")
@@ -147,8 +152,10 @@ func (f registerFlags) check(cmd *cobra.Command) error {
 		return wrongUsage(cmd, "--registration-id is missing")
 	case (f.certFile == "") != (f.certKeyFile == ""):
 		return wrongUsage(cmd, "--cert and --cert-key belong together; both may name the same file")
-	case given(f.deviceKeyFile, f.groupKeyFile, f.certFile) != 1:
-		return wrongUsage(cmd, "give exactly one of --group-key-file, --device-key-file and --cert")
+	case (f.derivedKeys == "") != (f.identity == ""):
+		return wrongUsage(cmd, "--derived-keys and --identity belong together")
+	case given(f.deviceKeyFile, f.groupKeyFile, f.certFile, f.derivedKeys) != 1:
+		return wrongUsage(cmd, "give exactly one of --group-key-file, --device-key-file, --cert and --derived-keys")
 	case f.certFile != "" && len(f.registrationIDs) > 1:
 		return wrongUsage(cmd, "--cert is the certificate of one device, but there are %d registration IDs", len(f.registrationIDs))
 	case f.deviceKeyFile != "" && len(f.registrationIDs) > 1:
@@ -209,6 +216,8 @@ func (f registerFlags) credentials() (func(*provisioning.Request), error) {
 			return nil, err
 		}
 		return func(r *provisioning.Request) { r.Keys = keys }, nil
+	case f.derivedKeys != "":
+		return f.grantedKeys()
 	default:
 		groupKeys, err := readKeys(f.groupKeyFile, provisioning.ParseGroupKey)
 		if err != nil {
@@ -220,6 +229,26 @@ func (f registerFlags) credentials() (func(*provisioning.Request), error) {
 			}
 		}, nil
 	}
+}
+
+// grantedKeys opens a gateway's derived keys. Devices without one are refused
+// before any other is registered.
+func (f registerFlags) grantedKeys() (func(*provisioning.Request), error) {
+	identity, err := readIdentity(f.identity)
+	if err != nil {
+		return nil, err
+	}
+	grant, err := openSealed(f.derivedKeys, identity)
+	if err != nil {
+		return nil, err
+	}
+	granted := grant.Keys()
+	for _, id := range f.registrationIDs {
+		if _, err := granted.DeviceKeys(id); err != nil {
+			return nil, fmt.Errorf("%s: %w", f.derivedKeys, err)
+		}
+	}
+	return func(r *provisioning.Request) { r.Keys = granted[r.RegistrationID] }, nil
 }
 
 // client makes the one client that all registrations share, as its budgets and

@@ -106,15 +106,3 @@ func TestParseRetryAfter(t *testing.T) {
 		})
 	}
 }
-
-func FuzzParseRetryAfter(f *testing.F) {
-	f.Add("3")
-	f.Add("Fri, 31 Dec 1999 23:59:59 GMT")
-	f.Add("-1")
-	f.Fuzz(func(t *testing.T, text string) {
-		wait, ok := parseRetryAfter(text, time.Unix(946684800, 0))
-		if wait < 0 || wait > longestNextTry || !ok && wait != 0 {
-			t.Errorf("%q: %v, %t", text, wait, ok)
-		}
-	})
-}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -81,8 +82,16 @@ func FuzzParseTopic(f *testing.F) {
 	f.Add("a/res/200/?$rid=%zz&&=&x")
 	f.Fuzz(func(t *testing.T, topic string) {
 		status, params := parseTopic(topic)
-		if status != 0 && (status < 100 || status > 599) {
-			t.Errorf("status %d out of range", status)
+		if status != 0 && (status < 100 || status > 599 || !strings.Contains(topic, strconv.Itoa(status))) {
+			t.Errorf("status %d is out of range, or not in the topic", status)
+		}
+		if len(params) > 1+strings.Count(topic, "&") {
+			t.Errorf("%d parameters from nowhere", len(params))
+		}
+		for name, value := range params {
+			if strings.ContainsAny(name, "&=") || strings.Contains(value, "&") && !strings.Contains(topic, "%26") {
+				t.Errorf("the parameter %q=%q is more than one", name, value)
+			}
 		}
 		if _, nameless := params[""]; nameless {
 			t.Error("a parameter without a name")

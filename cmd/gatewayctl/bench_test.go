@@ -38,7 +38,7 @@ const (
 
 // BenchmarkRegister measures whole processes that register devices with one dpslocal: gatewayctl over each
 // transport, beside Microsoft's client for Node and, for one device, curl. They take turns, each round with new
-// devices; the table has the medians. Nothing fails for being slow.
+// devices; the table has the medians. Nothing fails for being slow, and a peer that fails only loses its row.
 //
 // It is gatewayctl, as it ships, and not a program made for the purpose, because its start is part of what a person
 // waits for. Microsoft's client runs all devices at once in one process; without node its rows are left out.
@@ -55,14 +55,18 @@ func BenchmarkRegister(b *testing.B) {
 		for _, v := range site.variants(b) {
 			if v.only == 0 || v.only == plan.devices {
 				row := benchRow{variant: v}
-				row.connections, row.peak = site.look(b, v, plan.devices)
+				row.connections, row.peak, row.failed = site.look(b, v, plan.devices)
 				table.rows = append(table.rows, row)
 			}
 		}
 		for range plan.rounds {
 			for i := range table.rows {
 				row := &table.rows[i]
-				row.runs = append(row.runs, site.run(b, row.variant, plan.devices, site.direct, func(int) {}))
+				if row.failed != nil {
+					continue
+				}
+				run, err := site.run(b, row.variant, plan.devices, site.direct, func(int) {})
+				row.runs, row.failed = append(row.runs, run), err
 			}
 		}
 		table.print(os.Stdout)
@@ -190,6 +194,7 @@ func (s *benchSite) variants(b *testing.B) []benchVariant {
 	variants := []benchVariant{
 		{name: oursHTTPS, command: s.gatewayctl("https")},
 		{name: "gatewayctl mqtt", command: s.gatewayctl("mqtt")},
+		{name: "gatewayctl mqtt-ws", command: s.gatewayctl("mqtt-ws")},
 	}
 	if s.modules != "" {
 		variants = append(
@@ -285,9 +290,9 @@ func (s *benchSite) curl(b *testing.B, id string, at addresses) *exec.Cmd {
 // benchRun is what one process took, from its start to its end.
 type benchRun struct{ time, cpu time.Duration }
 
-// run runs a program to its end. Every device must be assigned. While the process runs, so does watch in a goroutine
-// of its own.
-func (s *benchSite) run(b *testing.B, v benchVariant, devices int, at addresses, watch func(pid int)) benchRun {
+// run runs a program to its end. While the process runs, so does watch in a goroutine of its own. Every device must
+// be assigned: it is an error if a peer does not manage that, and the end of the benchmark if we do not.
+func (s *benchSite) run(b *testing.B, v benchVariant, devices int, at addresses, watch func(pid int)) (benchRun, error) {
 	b.Helper()
 	cmd := v.command(benchIDs{prefix: fmt.Sprintf("run%d", s.named.Add(1)), count: devices}, at)
 	cmd.Dir = s.dir
@@ -310,14 +315,18 @@ func (s *benchSite) run(b *testing.B, v benchVariant, devices int, at addresses,
 		assigned = devices
 	}
 	if err != nil || assigned != devices {
-		b.Fatalf("%s: %d of %d devices assigned, %v\n%s\n%s", v.name, assigned, devices, err, stdout.String(), stderr.String())
+		err = fmt.Errorf("%s: not all devices were assigned: %v\n%s\n%s", v.name, err, stdout.String(), stderr.String())
+		if strings.HasPrefix(v.name, "gatewayctl") {
+			b.Fatal(err)
+		}
+		return benchRun{}, err
 	}
-	return benchRun{time: took, cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}
+	return benchRun{time: took, cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}, nil
 }
 
 // look runs a program once behind a proxy that counts the connections it opens, and looks often at its memory. That
 // run is slower than others, so it is not measured; it serves to warm up as well.
-func (s *benchSite) look(b *testing.B, v benchVariant, devices int) (connections, peakKiB int) {
+func (s *benchSite) look(b *testing.B, v benchVariant, devices int) (connections, peakKiB int, err error) {
 	b.Helper()
 	var count atomic.Int64
 	var serving sync.WaitGroup
@@ -347,8 +356,8 @@ func (s *benchSite) look(b *testing.B, v benchVariant, devices int) (connections
 		return listener.Addr().String()
 	}
 	at := addresses{https: proxy(s.direct.https), mqtt: proxy(s.direct.mqtt)}
-	s.run(b, v, devices, at, func(pid int) { peakKiB = watchPeak(pid) })
-	return int(count.Load()), peakKiB
+	_, err = s.run(b, v, devices, at, func(pid int) { peakKiB = watchPeak(pid) })
+	return int(count.Load()), peakKiB, err
 }
 
 // watchPeak returns the last peak of resident memory that a process had before it ended. What wait4 tells of a child is
@@ -391,16 +400,19 @@ type benchRow struct {
 	connections int
 	peak        int // resident, KiB
 	runs        []benchRun
+	failed      error // a peer did not manage it
 }
 
 // print shows the medians; the ratios are Node's client's over HTTP to the row's.
 func (t *benchTable) print(w io.Writer) {
 	fmt.Fprintf(w, "\nDevices: %d. Medians of %d rounds.\n", t.devices, t.rounds)
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	defer func() { _ = out.Flush() }()
 	fmt.Fprint(out, "\ttime\tfastest\tslowest\tCPU\tpeak\tconnections\tfaster\tless CPU\t\n")
 	node, hasNode := t.median(nodeHTTP)
 	for _, row := range t.rows {
+		if row.failed != nil {
+			continue
+		}
 		m := row.median()
 		times := row.sorted(wall)
 		fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\t%.0f MiB\t%d\t", row.variant.name, ms(m.time), ms(times[0]), ms(times[len(times)-1]), ms(m.cpu), float64(row.peak)/1024, row.connections)
@@ -408,6 +420,12 @@ func (t *benchTable) print(w io.Writer) {
 			fmt.Fprintf(out, "%.1f x\t%.1f x\t", ratio(node.time, m.time), ratio(node.cpu, m.cpu))
 		}
 		fmt.Fprintln(out)
+	}
+	_ = out.Flush()
+	for _, row := range t.rows {
+		if row.failed != nil {
+			fmt.Fprintln(w, row.failed)
+		}
 	}
 }
 
@@ -431,7 +449,7 @@ func (t *benchTable) budgets() (lines []string) {
 
 func (t *benchTable) median(name string) (benchRun, bool) {
 	for _, row := range t.rows {
-		if row.variant.name == name {
+		if row.variant.name == name && row.failed == nil {
 			return row.median(), true
 		}
 	}

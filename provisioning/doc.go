@@ -31,8 +31,9 @@
 //
 // # The rules
 //
-// The tests name the rules they prove. All devices of a gateway share one [Client], because several rules are
-// about what they do together.
+// The tests name the rules they prove: "go test -run Conformance -v" lists what each asks, over every transport, and
+// the suite runs on any client. All devices of a gateway share one [Client], because several rules are about what they
+// do together.
 //
 //   - Rule 1, poll wait. The service's hint, in seconds or as an HTTP date, is obeyed after every answer. Without one the
 //     waits are 0.5, 1, then 2.5 s. No device is polled more than five times in ten seconds, whatever the hint.

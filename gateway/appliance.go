@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/contoso/gatewayd/gateway/config"
@@ -61,6 +62,9 @@ type world struct {
 	registrar registrar
 	openHub   func(ctx context.Context, a *assignment, key provisioning.DeviceKey) (hubSession, error)
 	keys      provisioning.KeySource
+	accepted  atomic.Int32 // index of the key that DPS or a hub accepted last
+	clock     *provisioning.Clock
+	budget    *provisioning.Budget
 	payload   config.PayloadTemplate
 	hubMode   config.HubMode
 	log       *slog.Logger
@@ -83,6 +87,7 @@ type appliance struct {
 	facts facts                       // guarded by mu
 
 	hub  hubTrouble // owned by the run loop
+	key  int        // index of the key that was accepted last; below zero: not known. Owned by the run loop
 	told time.Time  // the attempt that await has spoken of; owned by the run loop
 }
 
@@ -106,6 +111,7 @@ func newAppliance(w *world, r record) *appliance {
 		wake:  make(chan struct{}, 1),
 		rec:   r,
 		spots: map[spot]serialbus.Identity{},
+		key:   -1,
 	}
 }
 
@@ -276,6 +282,12 @@ func conflict(spots map[spot]serialbus.Identity) *Trouble {
 // memory, then for the watchers. It returns false, with the record unchanged,
 // when the disk refused it; the caller then does not act on the change.
 func (a *appliance) update(ctx context.Context, change func(*record)) bool {
+	return a.write(ctx, false, change)
+}
+
+// write is update; always goes to disk also if only the gateway's memory has
+// changed.
+func (a *appliance) write(ctx context.Context, always bool, change func(*record)) bool {
 	a.mu.Lock()
 	before := a.rec
 	next := a.rec.clone()
@@ -284,9 +296,11 @@ func (a *appliance) update(ctx context.Context, change func(*record)) bool {
 		next.State, next.Error = StateConflict, conflict(a.spots)
 	}
 	saved := true
-	if !next.equal(before) {
-		next.Updated = time.Now()
-		if err := a.world.store.save(ctx, next); err != nil {
+	if changed := !next.equal(before); changed || always {
+		if changed {
+			next.Updated = time.Now()
+		}
+		if err := a.world.store.save(ctx, next, a.world.memory()); err != nil {
 			a.log.Error("state not saved; check the disk of the state directory", "err", err)
 			saved = false
 		} else {

@@ -132,7 +132,12 @@ func newRig(t *testing.T, directory string, register registrarFunc, apply busFun
 		t.Fatal(err)
 	}
 	r := &rig{session: newFakeSession(ready)}
+	budget, err := newBudget(t.Context(), s, provisioning.Config{RegistersPerMinute: 100, PollsPerSecond: 20}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
 	r.world = &world{
+		clock: newClock(t.Context(), s, slog.New(slog.DiscardHandler)), budget: budget,
 		store: s, registrar: register, keys: provisioning.GroupKeys{key}, payload: payload, hubMode: config.HubStay,
 		log: slog.New(slog.DiscardHandler), changed: func() {},
 		openHub: func(context.Context, *assignment, provisioning.DeviceKey) (hubSession, error) {

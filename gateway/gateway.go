@@ -37,6 +37,7 @@ type Gateway struct {
 	log        *slog.Logger
 	store      *store
 	client     *provisioning.Client // nil without [dps]
+	clock      *provisioning.Clock  // nil without [dps]
 	supervisor *supervisor
 	webhook    *webhook // nil without [allocation]
 	keys       *keyring // nil without [dps]
@@ -86,7 +87,7 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 	if err != nil {
 		return nil, err
 	}
-	w, err := g.newWorld(cfg, len(known))
+	w, err := g.newWorld(ctx, cfg, len(known))
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +102,7 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 }
 
 // newWorld makes what the appliances share; fleet is how many there are.
-func (g *Gateway) newWorld(cfg config.Config, fleet int) (*world, error) {
+func (g *Gateway) newWorld(ctx context.Context, cfg config.Config, fleet int) (*world, error) {
 	keys := &keyring{cfg: *cfg.DPS, log: g.log}
 	err := keys.reload()
 	if err != nil {
@@ -109,15 +110,20 @@ func (g *Gateway) newWorld(cfg config.Config, fleet int) (*world, error) {
 	}
 	g.keys = keys
 	settings := cfg.DPS.Client
+	g.clock = newClock(ctx, g.store, g.log)
+	settings.Clock = g.clock
+	if settings.Budget, err = newBudget(ctx, g.store, settings, g.log); err != nil {
+		return nil, &ConfigError{err}
+	}
 	settings.Logger, settings.Fleet = g.log, fleet
 	if g.client, err = provisioning.New(settings); err != nil {
 		return nil, &ConfigError{fmt.Errorf("preparing the DPS client: %w", err)}
 	}
 	return &world{
 		store: g.store, registrar: g.client, keys: keys, payload: cfg.DPS.Payload, hubMode: cfg.Hub.Mode,
-		log: g.log, changed: g.change,
+		log: g.log, changed: g.change, clock: g.clock, budget: settings.Budget,
 		openHub: func(ctx context.Context, a *assignment, key provisioning.DeviceKey) (hubSession, error) {
-			return openHub(ctx, cfg, a, key, g.log)
+			return openHub(ctx, cfg, a, key, g.clock, g.log)
 		},
 	}, nil
 }
@@ -127,10 +133,11 @@ const tokenLife = time.Hour
 
 // openHub opens a session with a token of its own. Where the service is reached over WebSocket, port 8883 is closed, and
 // the hubs are reached in the same way.
-func openHub(ctx context.Context, cfg config.Config, a *assignment, key provisioning.DeviceKey, log *slog.Logger) (hubSession, error) {
+func openHub(ctx context.Context, cfg config.Config, a *assignment, key provisioning.DeviceKey, clock *provisioning.Clock, log *slog.Logger) (hubSession, error) {
 	resource := provisioning.HubResource(a.AssignedHub, a.DeviceID)
 	session, err := hub.Connect(ctx, hub.Config{
 		Host: a.AssignedHub, Address: cfg.Hub.Resolve[a.AssignedHub], DeviceID: a.DeviceID, RootCAs: cfg.Hub.RootCAs, Logger: log,
+		Now:       clock.Now,
 		WebSocket: cfg.DPS.Client.Transport == provisioning.TransportMQTTWS,
 		Token: func(now time.Time) (string, error) {
 			return key.SASToken(resource, "", now.Add(tokenLife)).Reveal(), nil
@@ -180,6 +187,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	side.Go(func() { g.notify.watchdog(work, g.alive) })
 	side.Go(func() { g.watchStatus(work) })
 	side.Go(func() { g.watchReload(work) })
+	if g.clock != nil {
+		side.Go(func() { g.keepTime(work) })
+	}
 
 	ended := make(chan error, 1)
 	go func() { ended <- runTasks(work, g.tasks, func() { g.notify.ready(g.summary()) }) }()

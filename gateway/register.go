@@ -86,7 +86,9 @@ var (
 // observe takes in a step of the attempt before the client acts on it.
 func (a *appliance) observe(ctx context.Context, p provisioning.Progress) error {
 	begun := false
-	saved := a.update(ctx, func(r *record) {
+	// What is about to be sent counts in the budget, also when the record knows of it.
+	counts := p.Step == provisioning.StepSubmitting || p.Step == provisioning.StepLookingUp || p.Step == provisioning.StepThrottled
+	saved := a.write(ctx, counts, func(r *record) {
 		g := r.Registration
 		begun = p.OperationID != "" && g.OperationID != p.OperationID
 		g.OperationID, g.NextAttempt = p.OperationID, time.Time{}
@@ -130,11 +132,13 @@ func (a *appliance) assigned(ctx context.Context, result provisioning.Assignment
 		r.State, r.Error = StateAssigned, nil
 		a.facts.version = 0
 	})
+	a.opened(result.Key)
 }
 
 // failed turns the end of an attempt into a state and the time of the next.
 func (a *appliance) failed(ctx context.Context, err error) {
-	a.update(ctx, func(r *record) {
+	held := errors.As(err, new(*provisioning.ThrottledError)) // the others too, which the memory tells
+	a.write(ctx, held, func(r *record) {
 		g := r.Registration
 		state, wait := outcome(err, g.Attempts, time.Now())
 		if state == StateRefused || state == StateDisabled {

@@ -44,14 +44,16 @@ func (a *appliance) serve(ctx context.Context) {
 		a.keyless(ctx, err)
 		return
 	}
-	session, err := a.world.openHub(ctx, assigned, keys[0])
+	key := a.keyFor(len(keys))
+	session, err := a.world.openHub(ctx, assigned, keys[key])
 	if err != nil {
 		if ctx.Err() == nil {
-			a.hubFailed(ctx, err)
+			a.hubFailed(ctx, err, len(keys))
 		}
 		return
 	}
 	defer session.Close()
+	a.opened(key)
 	opened := time.Now()
 	a.update(ctx, func(*record) { a.facts.hubConnected = true })
 	a.log.Info("hub session open", "hub", assigned.AssignedHub, "device_id", assigned.DeviceID)
@@ -66,7 +68,24 @@ func (a *appliance) serve(ctx context.Context) {
 		a.log.Info("hub session ended, opening the next", "hub", assigned.AssignedHub, "err", err)
 		return
 	}
-	a.hubFailed(ctx, err)
+	a.hubFailed(ctx, err, len(keys))
+}
+
+// keyFor is the index of the key, of so many, that is shown to the hub: the one
+// that was accepted last, here or else from a neighbour, and after a second
+// refusal the next.
+func (a *appliance) keyFor(keys int) int {
+	first := a.key
+	if first < 0 {
+		first = int(a.world.accepted.Load())
+	}
+	return (first + max(a.hub.refusals-1, 0)) % keys
+}
+
+// opened notes which key was accepted.
+func (a *appliance) opened(key int) {
+	a.key = key
+	a.world.accepted.Store(int32(key))
 }
 
 // inForce is the assignment, and when DPS is to be asked for the next one (zero: it is not).
@@ -267,8 +286,9 @@ func differing(mine, theirs map[string]json.RawMessage) map[string]json.RawMessa
 }
 
 // hubFailed takes in that no session could be held, decides whether DPS is to
-// be asked again (design rule 7) and waits.
-func (a *appliance) hubFailed(ctx context.Context, err error) {
+// be asked again (design rule 7) and waits. A refusal is met with a fresh token
+// first, and then with each other key.
+func (a *appliance) hubFailed(ctx context.Context, err error, keys int) {
 	now := time.Now()
 	a.hub.failures++
 	var refused *hub.RefusedError
@@ -284,7 +304,7 @@ func (a *appliance) hubFailed(ctx context.Context, err error) {
 	}
 	reason := ""
 	switch {
-	case a.hub.refusals >= 2 && (a.hub.asked.IsZero() || now.Sub(a.hub.asked) >= hubAskInterval):
+	case a.hub.refusals > keys && (a.hub.asked.IsZero() || now.Sub(a.hub.asked) >= hubAskInterval):
 		reason = "the hub refused the device, with a fresh token too"
 	case !a.hub.away.IsZero() && now.Sub(a.hub.away) >= hubAwayLimit:
 		reason = "the hub stayed away for half an hour"
@@ -301,8 +321,8 @@ func (a *appliance) hubFailed(ctx context.Context, err error) {
 		return
 	}
 	wait := backoff(hubFirstWait, hubMostWait, a.hub.failures)
-	if a.hub.refusals == 1 {
-		wait = 0 // one fresh token at once
+	if a.hub.refusals >= 1 && a.hub.refusals <= keys {
+		wait = 0 // one fresh token, and each other key, at once
 	}
 	a.update(ctx, func(r *record) {
 		// What was proven on the appliance stays so, but it is looked at again

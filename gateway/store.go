@@ -83,16 +83,17 @@ func (s *store) ping(ctx context.Context) error {
 	return s.db.QueryRowContext(ctx, "SELECT 1").Scan(&one)
 }
 
-// save writes a record whole, in one synced transaction. It does not stop for
-// a shutdown: what is about to be done must be on disk first.
-func (s *store) save(ctx context.Context, r record) error {
-	if err := s.write(context.WithoutCancel(ctx), r); err != nil {
+// save writes a record whole, and beside it what the gateway remembers, in one
+// synced transaction. It does not stop for a shutdown: what is about to be done
+// must be on disk first.
+func (s *store) save(ctx context.Context, r record, memory map[string]any) error {
+	if err := s.write(context.WithoutCancel(ctx), r, memory); err != nil {
 		return fmt.Errorf("saving %s: %w", r.RegistrationID, err)
 	}
 	return nil
 }
 
-func (s *store) write(ctx context.Context, r record) error {
+func (s *store) write(ctx context.Context, r record, memory map[string]any) error {
 	identity, err := json.Marshal(r.Identity)
 	if err != nil {
 		return err
@@ -126,6 +127,11 @@ func (s *store) write(ctx context.Context, r record) error {
 	}
 	if err := writeRegistration(ctx, tx, r); err != nil {
 		return err
+	}
+	for key, value := range memory {
+		if err := writeMemory(ctx, tx, key, value); err != nil {
+			return err
+		}
 	}
 	return tx.Commit()
 }

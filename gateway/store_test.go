@@ -52,7 +52,7 @@ func TestStoreKeeps(t *testing.T) {
 	directory := t.TempDir()
 	s := openTestStore(t, directory)
 	for _, r := range want {
-		if err := s.save(t.Context(), r); err != nil {
+		if err := s.save(t.Context(), r, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -70,11 +70,11 @@ func TestStoreKeeps(t *testing.T) {
 func TestStoreReplaces(t *testing.T) {
 	s := openTestStore(t, t.TempDir())
 	r := full()
-	if err := s.save(t.Context(), r); err != nil {
+	if err := s.save(t.Context(), r, nil); err != nil {
 		t.Fatal(err)
 	}
 	r.Registration, r.Assignment, r.Error, r.State = nil, nil, nil, StateIdentified
-	if err := s.save(t.Context(), r); err != nil {
+	if err := s.save(t.Context(), r, nil); err != nil {
 		t.Fatal(err)
 	}
 	got, err := s.load(t.Context())
@@ -92,7 +92,7 @@ func TestStoreSavesDuringShutdown(t *testing.T) {
 	s := openTestStore(t, t.TempDir())
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.save(ended, full()); err != nil {
+	if err := s.save(ended, full(), nil); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -60,6 +60,7 @@ func (s spot) place() Place {
 type world struct {
 	store     *store
 	registrar registrar
+	reach     *reach
 	openHub   func(ctx context.Context, a *assignment, key provisioning.DeviceKey) (hubSession, error)
 	keys      provisioning.KeySource
 	accepted  atomic.Int32 // index of the key that DPS or a hub accepted last
@@ -94,6 +95,7 @@ type appliance struct {
 // facts are true of this run only and never stored.
 type facts struct {
 	registered   bool
+	away         bool // the last attempt found DPS away: the next is due when it is back
 	hubConnected bool
 	payload      json.RawMessage // what the appliance would tell the policy now
 	desired      map[string]json.RawMessage
@@ -129,6 +131,9 @@ func (a *appliance) run(ctx context.Context) {
 		case assigned && a.world.hubMode == config.HubStay:
 			a.serve(ctx)
 		default:
+			if wanted && !assigned {
+				a.shutOut(ctx)
+			}
 			a.await(ctx, wait)
 		}
 	}
@@ -167,15 +172,20 @@ func (a *appliance) state() State {
 }
 
 // plan tells whether an assignment is in force, and whether DPS is to be asked
-// and after what wait. An appliance that was never assigned always wants asking.
+// and after what wait. An appliance that was never assigned always wants asking;
+// while DPS is away it waits for its turn to try.
 func (a *appliance) plan(now time.Time) (assigned bool, wait time.Duration, wanted bool) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	assigned = a.rec.Assignment != nil
-	if a.rec.Registration == nil {
-		return assigned, 0, !assigned
+	wanted = !assigned || a.rec.Registration != nil
+	if a.rec.Registration != nil && !a.facts.away {
+		wait = a.rec.Registration.NextAttempt.Sub(now)
 	}
-	return assigned, a.rec.Registration.NextAttempt.Sub(now), true
+	a.mu.Unlock()
+	if wanted && wait <= 0 {
+		wait = a.world.reach.wait(a, now)
+	}
+	return assigned, wait, wanted
 }
 
 // rest waits for a wake-up, for d if it is above zero, or for the end.

@@ -137,7 +137,7 @@ func newRig(t *testing.T, directory string, register registrarFunc, apply busFun
 		t.Fatal(err)
 	}
 	r.world = &world{
-		clock: newClock(t.Context(), s, slog.New(slog.DiscardHandler)), budget: budget,
+		clock: newClock(t.Context(), s, slog.New(slog.DiscardHandler)), budget: budget, reach: newReach(slog.New(slog.DiscardHandler)),
 		store: s, registrar: register, keys: provisioning.GroupKeys{key}, payload: payload, hubMode: config.HubStay,
 		log: slog.New(slog.DiscardHandler), changed: func() {},
 		openHub: func(context.Context, *assignment, provisioning.DeviceKey) (hubSession, error) {

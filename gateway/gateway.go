@@ -121,7 +121,7 @@ func (g *Gateway) newWorld(ctx context.Context, cfg config.Config, fleet int) (*
 	}
 	return &world{
 		store: g.store, registrar: g.client, keys: keys, payload: cfg.DPS.Payload, hubMode: cfg.Hub.Mode,
-		log: g.log, changed: g.change, clock: g.clock, budget: settings.Budget,
+		log: g.log, changed: g.change, clock: g.clock, budget: settings.Budget, reach: newReach(g.log),
 		openHub: func(ctx context.Context, a *assignment, key provisioning.DeviceKey) (hubSession, error) {
 			return openHub(ctx, cfg, a, key, g.clock, g.log)
 		},

@@ -5,6 +5,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -17,8 +18,6 @@ const (
 	outerFirst    = 15 * time.Minute
 	outerMost     = 6 * time.Hour
 	outerLeast    = time.Minute // full jitter may not come down to a second
-	probeLeast    = 30 * time.Second
-	probeMost     = 60 * time.Second
 	disabledCheck = 24 * time.Hour
 	hintAttempt   = 5 * time.Minute // a longer hint ends the client's attempt
 	hintMost      = 24 * time.Hour
@@ -32,22 +31,31 @@ func (a *appliance) register(ctx context.Context) {
 		a.keyless(ctx, err)
 		return
 	}
+	asking, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	if !a.world.reach.begin(a, end, time.Now()) {
+		return
+	}
 	request, ok := a.intend(ctx)
 	if !ok {
+		a.world.reach.ended(a, errNotSaved, time.Now())
 		a.rest(ctx, 10*time.Second) // the disk refused; update has said so
 		return
 	}
 	a.log.Info("device key derived", "device_key", keys[0].Fingerprint())
 	request.Keys = keys
 	request.Observe = func(p provisioning.Progress) error { return a.observe(ctx, p) }
-	result, err := a.world.registrar.Register(ctx, request)
+	result, err := a.world.registrar.Register(asking, request)
+	if ctx.Err() != nil {
+		return // shutting down: what is known is on disk
+	}
+	away := a.world.reach.ended(a, err, time.Now())
 	switch {
-	case ctx.Err() != nil: // shutting down: what is known is on disk
 	case errors.Is(err, errConflict): // goes on when one place is left
 	case err == nil:
 		a.assigned(ctx, result, request)
 	default:
-		a.failed(ctx, err)
+		a.failed(ctx, err, away)
 	}
 }
 
@@ -71,7 +79,7 @@ func (a *appliance) intend(ctx context.Context) (provisioning.Request, bool) {
 		}
 		g.Attempts++
 		g.NextAttempt = time.Time{}
-		a.facts.registered = true
+		a.facts.registered, a.facts.away = true, false
 	})
 	return request, saved
 }
@@ -117,6 +125,9 @@ func (a *appliance) observe(ctx context.Context, p provisioning.Progress) error 
 	if begun {
 		a.log.Info("registration begun", "operation_id", p.OperationID)
 	}
+	if err := a.world.reach.progress(a, p, time.Now()); err != nil {
+		return fmt.Errorf("%w: %w", err, p.Err)
+	}
 	return nil
 }
 
@@ -135,8 +146,9 @@ func (a *appliance) assigned(ctx context.Context, result provisioning.Assignment
 	a.opened(result.Key)
 }
 
-// failed turns the end of an attempt into a state and the time of the next.
-func (a *appliance) failed(ctx context.Context, err error) {
+// failed turns the end of an attempt into a state and the time of the next;
+// away says that this is when the service is back.
+func (a *appliance) failed(ctx context.Context, err error, away bool) {
 	held := errors.As(err, new(*provisioning.ThrottledError)) // the others too, which the memory tells
 	a.write(ctx, held, func(r *record) {
 		g := r.Registration
@@ -148,6 +160,13 @@ func (a *appliance) failed(ctx context.Context, err error) {
 		}
 		g.NextAttempt = time.Now().Add(wait)
 		r.Error = trouble(err)
+		if a.facts.away = away; away {
+			state = StateUnreachable
+			next, why, still := a.world.reach.stands()
+			if g.NextAttempt = next; still {
+				r.Error = why
+			}
+		}
 		if r.Assignment == nil {
 			r.State = state
 		}
@@ -170,7 +189,7 @@ func outcome(err error, attempts int, now time.Time) (State, time.Duration) {
 		return StateThrottled, max(asked, outerWait(attempts))
 	case errors.As(err, &unreachable):
 		return StateUnreachable, min(max(unreachable.NextAttempt.Sub(now), probe()), hintMost)
-	case errors.Is(err, errNotSaved):
+	case errors.Is(err, errNotSaved), errors.Is(err, errStillAway):
 		return StateUnreachable, probe()
 	case errors.As(err, &final) && final.Status == provisioning.StatusDisabled:
 		return StateDisabled, disabledCheck
@@ -185,8 +204,25 @@ func longHint(err error) bool {
 	return errors.As(err, &answer) && answer.RetryAfter > hintAttempt
 }
 
-// probe is the wait before a service that did not answer is tried again.
+// probe is the wait before a service that did not answer is tried again, by
+// whom it did not answer or for all.
 func probe() time.Duration { return probeLeast + rand.N(probeMost-probeLeast) }
+
+// shutOut says of an appliance that has not been asked for yet that the service
+// is away.
+func (a *appliance) shutOut(ctx context.Context) {
+	next, why, away := a.world.reach.stands()
+	if !away || a.state() != StateIdentified {
+		return
+	}
+	a.update(ctx, func(r *record) {
+		if r.Registration == nil {
+			r.Registration = &registration{Reason: "never assigned", Since: time.Now()}
+		}
+		r.Registration.NextAttempt = next
+		r.State, r.Error, a.facts.away = StateUnreachable, why, true
+	})
+}
 
 // outerWait grows from a quarter of an hour to six hours, with full jitter so
 // that the appliances of many gateways do not come back in step.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -32,13 +33,18 @@ type hubTrouble struct {
 	refusals int
 	away     time.Time // since when; zero = not away
 	asked    time.Time // when DPS was last asked because of a refusal
+	retry    time.Time // not before this
 }
 
 // serve opens a session with the assigned hub and keeps the appliance as its
 // twin wants it until the session ends, the appliance stops answering at one
 // place, or DPS is to be asked again.
 func (a *appliance) serve(ctx context.Context) {
-	assigned, due := a.inForce()
+	if wait := min(time.Until(a.hub.retry), a.untilAsked()); wait > 0 {
+		a.rest(ctx, wait)
+		return
+	}
+	assigned := a.inForce()
 	keys, err := a.world.keys.DeviceKeys(a.id)
 	if err != nil {
 		a.keyless(ctx, err)
@@ -59,7 +65,7 @@ func (a *appliance) serve(ctx context.Context) {
 	a.log.Info("hub session open", "hub", assigned.AssignedHub, "device_id", assigned.DeviceID)
 	defer a.update(ctx, func(*record) { a.facts.hubConnected = false })
 
-	err = a.follow(ctx, session, due)
+	err = a.follow(ctx, session)
 	if ctx.Err() != nil || err == nil {
 		return
 	}
@@ -88,27 +94,28 @@ func (a *appliance) opened(key int) {
 	a.world.accepted.Store(int32(key))
 }
 
-// inForce is the assignment, and when DPS is to be asked for the next one (zero: it is not).
-func (a *appliance) inForce() (*assignment, time.Time) {
+// inForce is the assignment.
+func (a *appliance) inForce() *assignment {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var due time.Time
-	if a.rec.Registration != nil {
-		due = a.rec.Registration.NextAttempt
+	return a.rec.Assignment
+}
+
+// untilAsked is how long it is until DPS is to be asked for the next
+// assignment; very long when it is not.
+func (a *appliance) untilAsked() time.Duration {
+	if _, wait, wanted := a.plan(time.Now()); wanted {
+		return wait
 	}
-	return a.rec.Assignment, due
+	return math.MaxInt64
 }
 
 // follow reads the twin and brings the appliance to it, again at every change.
 // It returns nil when the run loop is to look at everything anew, and the
 // session's error when that has ended.
-func (a *appliance) follow(ctx context.Context, session hubSession, due time.Time) error {
-	var ask <-chan time.Time
-	if !due.IsZero() {
-		t := time.NewTimer(time.Until(due))
-		defer t.Stop()
-		ask = t.C
-	}
+func (a *appliance) follow(ctx context.Context, session hubSession) error {
+	ask := time.NewTimer(a.untilAsked())
+	defer ask.Stop()
 	for failures := 0; ; {
 		a.settle() // what has happened until now, this round sees
 		if a.conflicting() || a.asksAgain() {
@@ -125,16 +132,23 @@ func (a *appliance) follow(ctx context.Context, session hubSession, due time.Tim
 		} else {
 			failures = 0
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-session.Done():
-			return session.Err()
-		case <-session.Desired(): // the whole twin is read again, so no gap in $version matters
-		case <-again:
-		case <-ask:
-			return nil
-		case <-a.wake:
+		for still := true; still; {
+			still = false
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-session.Done():
+				return session.Err()
+			case <-session.Desired(): // the whole twin is read again, so no gap in $version matters
+			case <-again:
+			case <-ask.C:
+				if a.asksAgain() {
+					return nil
+				}
+				ask.Reset(a.untilAsked()) // another appliance has asked for all, in vain
+				still = true
+			case <-a.wake:
+			}
 		}
 	}
 }
@@ -200,7 +214,7 @@ func (a *appliance) configure(ctx context.Context, session hubSession, twin hub.
 	if !answers {
 		return false // woken when it answers
 	}
-	assigned, _ := a.inForce()
+	assigned := a.inForce()
 	heard := a.heard()
 	applied, err := where.line.bus.Apply(ctx, where.unit, serialbus.Settings{
 		AssignedHub: assigned.AssignedHub, DeviceID: assigned.DeviceID,
@@ -286,7 +300,7 @@ func differing(mine, theirs map[string]json.RawMessage) map[string]json.RawMessa
 }
 
 // hubFailed takes in that no session could be held, decides whether DPS is to
-// be asked again (design rule 7) and waits. A refusal is met with a fresh token
+// be asked again (design rule 7), or else when the hub is tried again. A refusal is met with a fresh token
 // first, and then with each other key.
 func (a *appliance) hubFailed(ctx context.Context, err error, keys int) {
 	now := time.Now()
@@ -333,9 +347,7 @@ func (a *appliance) hubFailed(ctx context.Context, err error, keys int) {
 		}
 	})
 	a.log.Warn("no hub session", "err", err, "attempt", a.hub.failures, "retry_in", wait.Round(time.Millisecond))
-	if wait > 0 {
-		a.rest(ctx, wait)
-	}
+	a.hub.retry = now.Add(wait)
 }
 
 func hubWords(err error) *Trouble {

@@ -63,8 +63,12 @@ func (a *appliance) status() Status {
 	}
 	if g := r.Registration; g != nil {
 		s.Registration = &Registration{Reason: g.Reason, Since: g.Since.UTC().Truncate(time.Second), Attempts: g.Attempts}
-		if !g.NextAttempt.IsZero() {
-			next := g.NextAttempt.UTC().Truncate(time.Second)
+		next := g.NextAttempt
+		if a.facts.away {
+			next, _, _ = a.world.reach.stands()
+		}
+		if !next.IsZero() {
+			next = next.UTC().Truncate(time.Second)
 			s.Registration.NextAttempt = &next
 		}
 	}

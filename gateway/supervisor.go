@@ -42,14 +42,24 @@ func newSupervisor(w *world, site string, records []record) *supervisor {
 	}
 	for _, r := range records {
 		r.State = settled(r)
-		if r.Registration != nil && r.State != StateThrottled {
-			// Somebody may have mended what was wrong, and a restart is how they
-			// say so; only what the service asked for outlasts it.
-			r.Registration.NextAttempt = time.Time{}
+		if r.Registration != nil {
+			r.Registration.NextAttempt = held(r, time.Now())
 		}
 		s.appliances[r.RegistrationID] = newAppliance(w, r)
 	}
 	return s
+}
+
+// held is when an appliance that was taken up from the store is registered.
+// Somebody may have mended what was wrong, and a restart is how they say so; only
+// what the service asked for outlasts it. Of a clock that was set back meanwhile
+// nothing is believed but how long the wait had to be.
+func held(r record, now time.Time) time.Time {
+	if r.State != StateThrottled || r.Registration.NextAttempt.IsZero() {
+		return time.Time{}
+	}
+	passed := max(now.Sub(r.Updated), 0)
+	return now.Add(min(r.Registration.NextAttempt.Sub(r.Updated)-passed, hintMost))
 }
 
 func (s *supervisor) String() string         { return "appliance supervisor" }

@@ -71,8 +71,8 @@ bench: bench-allocation bench-serialbus bench-dpslocal bench-provisioning bench-
 bench-allocation: ## the webhook against a bare net/http handler
 	go test -run '^$$' -bench . -benchtime 5s ./allocation
 
-bench-serialbus: ## a building's lines
-	go test -run '^$$' -bench . ./serialbus
+bench-serialbus: ## scans against the limit of the wire, and a building's lines; SCAN_BENCH=full for the whole table
+	go test -run '^$$' -bench . -timeout 30m ./serialbus
 
 bench-dpslocal: ## registrations a second, beside bare TLS handshakes
 	go test -run '^$$' -bench Registrations -benchtime 3s ./cmd/dpslocal

@@ -256,10 +256,8 @@ func TestHalfAnEcho(t *testing.T) {
 func TestLateFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &wire{answer: func(request []byte) []burst {
-			delay := 5 * time.Millisecond
-			if request[0] == 7 {
-				delay = 50 * time.Millisecond
-			}
+			delays := map[byte]time.Duration{7: 50 * ms, 8: 15 * ms}
+			delay := max(delays[request[0]], 5*ms)
 			return []burst{{delay, frameOf(t, fmt.Sprintf("%02X 03 02 00 2A", request[0]))}}
 		}}
 		d := testDriver(t, w, "")

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -242,4 +243,82 @@ func TestScanWithoutAPort(t *testing.T) {
 	if _, err := Scan(t.Context(), Config{}, ScanOptions{}, nil); err == nil {
 		t.Error("a scan of nothing")
 	}
+}
+
+// TestAllUnitsAreFoundThoughSomeAreLate: 247 units at 115,200 baud, 1 % of whose replies come 25 to 60 ms late and
+// collide with whoever speaks then, are all found, in each of twenty runs (serial 5.4).
+func TestAllUnitsAreFoundThoughSomeAreLate(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &lateLine{random: rand.New(rand.NewPCG(seed, 1)), char: newTiming(115200, ParityEven, 1).char}
+				b, err := New(Config{
+					Port: "/dev/ttyTEST", Driver: DriverModbusRTU, Units: allUnits(), Baud: 115200,
+					Recheck: maxTimeout, Rescan: maxTimeout,
+				}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.open = func() (port, error) { return &wire{answer: l.answer}, nil }
+				start := time.Now()
+				found, err := b.survey(t.Context(), ScanOptions{}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, f := range found {
+					if f.Heard != HeardIdentity || f.Identity.Serial != "" || f.Identity.Model != fmt.Sprint("HP-", f.Unit) {
+						t.Errorf("unit %d: %+v", f.Unit, f)
+					}
+				}
+				if len(found) != 247 || l.lates == 0 {
+					t.Errorf("%d units, %d late replies", len(found), l.lates)
+				}
+				t.Logf("%v, %d late replies, %d collisions", time.Since(start), l.lates, l.collisions)
+			})
+		})
+	}
+}
+
+// lateLine is a line of 247 units whose replies take their time on the wire, and are late at random.
+type lateLine struct {
+	random            *rand.Rand
+	char              time.Duration
+	speaking          []speech
+	lates, collisions int
+}
+
+// speech is a reply on the wire.
+type speech struct {
+	from, to time.Time
+	data     []byte
+}
+
+func (l *lateLine) answer(request []byte) []burst {
+	now := time.Now()
+	unit, function := request[0], request[1]
+	reply := []byte{unit, function | exceptionBit, exceptionAddress}
+	switch {
+	case function == fcReadRegisters:
+		reply = []byte{unit, function, 2, 0, 0}
+	case function == fcEncapsulated && request[3] == codeBasic:
+		model := fmt.Sprint("HP-", unit)
+		reply = append([]byte{unit, function, meiDeviceID, codeBasic, 0x81, 0, 0, 2, 0, 3, 'A', 'c', 'm', 1, byte(len(model))}, model...)
+	}
+	begin := now.Add(time.Duration(len(request))*l.char + 1750*time.Microsecond)
+	if l.random.IntN(100) == 0 {
+		l.lates++
+		begin = begin.Add(25*ms + time.Duration(l.random.Int64N(int64(35*ms))))
+	}
+	said := speech{begin, begin, sealed(reply)}
+	said.to = begin.Add(time.Duration(len(said.data)) * l.char)
+	l.speaking = slices.DeleteFunc(l.speaking, func(s speech) bool { return s.to.Before(now) })
+	for _, other := range l.speaking {
+		if other.from.Before(said.to) && said.from.Before(other.to) {
+			l.collisions++
+			other.data[len(other.data)/2] ^= 0x55
+			said.data[len(said.data)/2] ^= 0x33
+		}
+	}
+	l.speaking = append(l.speaking, said)
+	return []burst{{said.to.Sub(now), said.data}}
 }

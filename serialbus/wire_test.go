@@ -5,6 +5,7 @@ package serialbus
 import (
 	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,6 +46,7 @@ func (w *wire) Write(frame []byte) error {
 	for _, b := range w.answer(frame) {
 		w.coming = append(w.coming, arrival{time.Now().Add(b.after), b.data})
 	}
+	slices.SortStableFunc(w.coming, func(a, b arrival) int { return a.at.Compare(b.at) })
 	return nil
 }
 

@@ -7,12 +7,16 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// spare lets every request be.
+func spare(int, string) fate { return fate{} }
 
 func TestChecksum(t *testing.T) {
 	if got := checksum([]byte("123456789")); got != 0x4B37 {
@@ -22,12 +26,13 @@ func TestChecksum(t *testing.T) {
 
 // TestGoldenFrames: the simulator against frames of libmodbus and pymodbus (serial 4.3), not against our own master.
 func TestGoldenFrames(t *testing.T) {
-	line := &modbusLine{pumps: map[byte]*pump{1: {HeatPump: HeatPump{
+	unit := HeatPump{
 		Unit: 1, Vendor: "Contoso", Model: "HPSD-088", Firmware: "12.0.2.5", RegistrationID: "mainbuilding167-contoso-hpsd-088",
-	}}}}
+	}.asUnit()
 	for i := range uint16(4) {
-		line.pumps[1].registers[10+i] = 110 + i
+		unit.Registers[10+i] = 110 + i
 	}
+	line := &modbusLine{machines: []*machine{newMachine(unit)}}
 	for _, tc := range []struct{ name, request, want string }{
 		{"read four registers", "01 03 00 0A 00 04 64 0B", "01 03 08 00 6E 00 6F 00 70 00 71 0F E7"},
 		{"no such register", "01 03 20 00 00 01 8F CA", "01 83 02 C0 F1"},
@@ -49,7 +54,7 @@ func TestGoldenFrames(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			request := fromHex(t, tc.request)
 			got := ""
-			for _, e := range line.receive(request) {
+			for _, e := range line.hear(request, time.Time{}, spare) {
 				got = fmt.Sprintf("% X", e.reply)
 			}
 			if got != tc.want {
@@ -62,10 +67,11 @@ func TestGoldenFrames(t *testing.T) {
 
 // TestModbusAnswers covers what no golden frame shows; the checksums are left out here.
 func TestModbusAnswers(t *testing.T) {
-	newPump := func() *pump {
-		p := &pump{HeatPump: HeatPump{Unit: 1, Vendor: "V", Model: "M", Firmware: "F", RegistrationID: strings.Repeat("r", 120), Serial: strings.Repeat("s", 120), Provisioning: "p"}}
-		p.registers[registerTemperature] = 600
-		return p
+	newPump := func() *machine {
+		return newMachine(HeatPump{
+			Unit: 1, Vendor: "V", Model: "M", Firmware: "F",
+			RegistrationID: strings.Repeat("r", 120), Serial: strings.Repeat("s", 120), Provisioning: "p",
+		}.asUnit())
 	}
 	for _, tc := range []struct{ name, request, want string }{
 		{"write", "01 10 00 65 00 01 02 02 8A 00 00", "01 10 00 65 00 01"},
@@ -82,12 +88,12 @@ func TestModbusAnswers(t *testing.T) {
 		{"the stream goes on", "01 2B 0E 03 81 00 00", "01 2B 0E 03 83 00 00 02 81 78 " + strings.TrimSpace(strings.Repeat("73 ", 120)) + " 82 01 70"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if got := fmt.Sprintf("% X", newPump().answer(fromHex(t, tc.request))); got != tc.want {
+			if got := fmt.Sprintf("% X", newPump().answer(fromHex(t, tc.request), time.Time{})); got != tc.want {
 				t.Errorf("got %s, want %s", got, tc.want)
 			}
 		})
 	}
-	first := newPump().answer(fromHex(t, "01 2B 0E 03 80 00 00"))
+	first := newPump().answer(fromHex(t, "01 2B 0E 03 80 00 00"), time.Time{})
 	if first[5] != 0xFF || first[6] != 0x82 || first[7] != 2 {
 		t.Errorf("the first part of the stream: % X, want more from 0x82 on after 2 objects", first[:8])
 	}
@@ -95,23 +101,23 @@ func TestModbusAnswers(t *testing.T) {
 
 // TestRefusedWriteChangesNothing: one bad register of several leaves all as they were.
 func TestRefusedWriteChangesNothing(t *testing.T) {
-	p := &pump{HeatPump: HeatPump{Unit: 1}}
-	p.answer(fromHex(t, "01 10 00 64 00 02 04 00 01 FF FF 00 00"))
-	if p.registers[registerState] != 0 || p.written != 0 {
+	p := newMachine(HeatPump{Unit: 1}.asUnit())
+	p.answer(fromHex(t, "01 10 00 64 00 02 04 00 01 FF FF 00 00"), time.Time{})
+	if p.values[registerState] != 0 || p.written != 0 || p.wears[registerState] != 0 {
 		t.Error("the first of the two registers was written")
 	}
 }
 
 // TestRequestsInPieces: requests are cut by function and length, whatever the pieces, and after junk.
 func TestRequestsInPieces(t *testing.T) {
-	line := &modbusLine{pumps: map[byte]*pump{1: {HeatPump: HeatPump{Unit: 1}}}}
+	line := &modbusLine{machines: []*machine{newMachine(HeatPump{Unit: 1}.asUnit())}}
 	stream := fromHex(t, "FF 01 11 C0 2C 01 03 00 0A 00 04 64 0B")
 	var answered int
 	for _, b := range stream {
-		answered += len(line.receive([]byte{b}))
+		answered += len(line.hear([]byte{b}, time.Time{}, spare))
 	}
-	if answered != 2 || line.pending() {
-		t.Errorf("%d answered, %v pending", answered, line.pending())
+	if answered != 2 || len(line.buf) > 0 {
+		t.Errorf("%d answered, %d bytes pending", answered, len(line.buf))
 	}
 }
 
@@ -158,7 +164,7 @@ func TestToasterAnswers(t *testing.T) {
 		{"unknown method", settle(`{"jsonrpc":"2.0","id":4,"method":"toast"}`), settle(`{"id":4,"jsonrpc":"2.0","error":{"code":-32601,"message":"Method not found"}}`)},
 	} {
 		got := ""
-		for _, e := range toast.receive([]byte("\n" + step.line + "\r\n")) {
+		for _, e := range toast.hear([]byte("\n"+step.line+"\r\n"), time.Time{}, spare) {
 			got = strings.TrimSuffix(string(e.reply), "\n")
 		}
 		// The members of an object have no order; the trailer covers the order at hand, so compare without it.

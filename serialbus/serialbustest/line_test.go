@@ -3,8 +3,12 @@
 package serialbustest
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -29,7 +33,7 @@ func members(t *testing.T, line string) any {
 }
 
 // openRaw opens a line as a master would, at a speed.
-func openRaw(t *testing.T, l *Line, baud uint32) *os.File {
+func openRaw(t testing.TB, l *Line, baud uint32) *os.File {
 	t.Helper()
 	fd, err := unix.Open(l.Path(), unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -50,7 +54,7 @@ func openRaw(t *testing.T, l *Line, baud uint32) *os.File {
 }
 
 // exchangeRaw sends a request and reads n bytes.
-func exchangeRaw(t *testing.T, f *os.File, request []byte, n int) []byte {
+func exchangeRaw(t testing.TB, f *os.File, request []byte, n int) []byte {
 	t.Helper()
 	if _, err := f.Write(request); err != nil {
 		t.Fatal(err)
@@ -160,12 +164,12 @@ func FuzzAppliances(f *testing.F) {
 	f.Add([]byte("\x01\x2b\x0e\x01\x00\x70\x77"), uint8(2))
 	f.Add([]byte("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"identify\"}*2F104B70\n"), uint8(9))
 	f.Fuzz(func(t *testing.T, data []byte, step uint8) {
-		modbus := &modbusLine{pumps: map[byte]*pump{1: {HeatPump: HeatPump{Unit: 1}}}}
+		modbus := &modbusLine{machines: []*machine{newMachine(HeatPump{Unit: 1}.asUnit())}}
 		toast := &toaster{}
 		for len(data) > 0 {
 			n := min(len(data), int(step)+1)
-			modbus.receive(data[:n])
-			toast.receive(data[:n])
+			modbus.hear(data[:n], time.Time{}, spare)
+			toast.hear(data[:n], time.Time{}, spare)
 			data = data[n:]
 			if len(modbus.buf) > 256 || len(toast.buf) > 2*toasterMaxLine {
 				t.Fatalf("they hold %d and %d bytes", len(modbus.buf), len(toast.buf))
@@ -185,5 +189,121 @@ func TestNewModbusLineRefuses(t *testing.T) {
 			_ = l.Close()
 			t.Errorf("%s was taken", name)
 		}
+	}
+}
+
+// TestPlugAgain: the stable name goes and comes back, and the appliances keep what they hold.
+func TestPlugAgain(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "usb-adapter")
+	l := newLine(t, WithLink(link), WithName("boiler room"))
+	if err := l.Set(1, "state", "on"); err != nil {
+		t.Fatal(err)
+	}
+	if l.Link() != link || l.Name() != "boiler room" {
+		t.Errorf("%s, %s", l.Link(), l.Name())
+	}
+	for range 3 {
+		if target, err := os.Readlink(link); err != nil || target != l.Path() {
+			t.Fatalf("the link points to %s, %v", target, err)
+		}
+		exchangeRaw(t, openRaw(t, l, 115200), fromHex(t, "01 11 C0 2C"), 31)
+		l.Unplug()
+		if _, err := os.Lstat(link); err == nil {
+			t.Fatal("the link outlives the adapter")
+		}
+		if l.Stop(true) == nil {
+			t.Error("an unplugged line can be stopped")
+		}
+		if err := l.Plug(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := l.Get(1, "state"); got != "on" || err != nil {
+		t.Error(got, err)
+	}
+	if got := l.Stats(); got.Requests != 3 || got.BytesOut != 3*31 || got.BytesIn != 3*4 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestStop: the port takes nothing until the line flows again.
+func TestStop(t *testing.T) {
+	l := newLine(t, WithoutPacing())
+	f := openRaw(t, l, 9600)
+	if err := l.Stop(true); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.SetWriteDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := f.Write([]byte("x")); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("it took %d bytes, %v", n, err)
+	}
+	if err := errors.Join(l.Stop(false), f.SetWriteDeadline(time.Time{})); err != nil {
+		t.Fatal(err)
+	}
+	exchangeRaw(t, f, fromHex(t, "01 11 C0 2C"), 31)
+}
+
+// TestStrangers: another master's questions are heard, and the answers to them; and so is noise.
+func TestStrangers(t *testing.T) {
+	l := newLine(t, WithStranger(Stranger{Kind: AnotherMaster, Every: 50 * time.Millisecond}))
+	f := openRaw(t, l, 115200)
+	if got := fmt.Sprintf("% X", exchangeRaw(t, f, nil, 15)); got != "01 03 00 00 00 01 84 0A 01 03 02 00 00 B8 44" {
+		t.Errorf("heard %s", got)
+	}
+	l.SetStranger(nil)
+	l.SetStranger(&Stranger{Kind: Noise})
+	if got := exchangeRaw(t, f, nil, 200); checksum(got) == 0 {
+		t.Error("that was no noise")
+	}
+	if _, err := ParseStranger("ghost"); err == nil {
+		t.Error("a ghost was taken")
+	}
+}
+
+// TestNobodyReads: a line does not wait for a master that reads nothing; what it could not get rid of is counted.
+func TestNobodyReads(t *testing.T) {
+	l, err := NewNoiseLine(WithoutPacing(), WithStranger(Stranger{Kind: Noise, Every: time.Nanosecond}))
+	if err != nil {
+		t.Skipf("no pseudo-terminals here: %v", err)
+	}
+	defer l.Close()
+	for end := time.Now().Add(time.Minute); l.Stats().Dropped == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%+v", l.Stats())
+		}
+	}
+}
+
+// TestEcho: the master hears itself before the answer.
+func TestEcho(t *testing.T) {
+	l := newLine(t, WithEcho())
+	request := fromHex(t, "01 11 C0 2C")
+	got := exchangeRaw(t, openRaw(t, l, 115200), request, 35)
+	if !bytes.HasPrefix(got, request) || checksum(got[4:]) != 0 {
+		t.Errorf("heard % X", got)
+	}
+}
+
+// TestLateMeetsTheNextRequest: a reply that is late collides with the next request, as on a real bus.
+func TestLateMeetsTheNextRequest(t *testing.T) {
+	l := newLine(t, WithRules(Rule{Fault: FaultLate, Times: 1, Delay: 20 * time.Millisecond}))
+	f := openRaw(t, l, 2400)
+	request := fromHex(t, "01 11 C0 2C")
+	begin := time.Now()
+	first := exchangeRaw(t, f, request, 3) // the late reply has begun
+	if took, least := time.Since(begin), (4+3)*11*time.Second/2400+20*time.Millisecond; took < least {
+		t.Errorf("it came after %v, want at least %v", took, least)
+	}
+	if string(first[:3]) != "\x01\x11\x1a" {
+		t.Errorf("% X", first)
+	}
+	rest := exchangeRaw(t, f, request, 20)
+	if checksum(append(first, rest...)) == 0 {
+		t.Error("the late reply came whole")
+	}
+	if got := l.Stats(); got.Requests != 1 || got.Faults["late"] != 1 {
+		t.Errorf("the second request was heard: %+v", got)
 	}
 }

@@ -5,10 +5,13 @@ package serialbustest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"slices"
 	"strconv"
+	"time"
 	"unicode/utf8"
 )
 
@@ -24,7 +27,7 @@ type Toaster struct {
 
 // NewToasterLine is an RS-232 or USB line with one toaster.
 func NewToasterLine(t Toaster, opts ...Option) (*Line, error) {
-	return start(&toaster{Toaster: t}, opts)
+	return start(&toaster{Toaster: t}, false, opts)
 }
 
 // toasterMaxLine is the longest line that it takes, trailer included.
@@ -33,8 +36,8 @@ const toasterMaxLine = 1024
 // toaster is a Toaster at work. Its settings live in two slots: staged, and applied by a commit.
 type toaster struct {
 	Toaster
+	power
 	buf       []byte
-	off       bool
 	applied   *slot
 	staged    *slot
 	committed int
@@ -57,10 +60,9 @@ type rpcError struct {
 	Data    map[string]any `json:"data,omitempty"`
 }
 
-func (t *toaster) pending() bool              { return false } // half a line waits for ever: the host ends it with a line feed
-func (t *toaster) silence()                   {}
+func (t *toaster) silence()                   {} // half a line waits for ever: the host ends it with a line feed
+func (t *toaster) units() []int               { return []int{0} }
 func (t *toaster) writes() int                { return t.committed }
-func (t *toaster) power(on bool)              { t.off = !on }
 func (t *toaster) setFirmware(version string) { t.Firmware = version }
 
 func (t *toaster) appliance(unit int) appliance {
@@ -68,6 +70,36 @@ func (t *toaster) appliance(unit int) appliance {
 		return t
 	}
 	return nil
+}
+
+// cut implements appliance: what is staged and not committed is lost with the power.
+func (t *toaster) cut(until time.Time) {
+	t.staged, t.buf = nil, nil
+	t.power.cut(until)
+}
+
+// set turns a knob: the toaster shows another setting than the one it was last given.
+func (t *toaster) set(name, value string) error {
+	quoted := json.RawMessage(strconv.Quote(value))
+	if refused := checkToaster(map[string]json.RawMessage{name: quoted}); refused != nil {
+		return errors.New(refused.Message)
+	}
+	next := slot{Desired: make(map[string]json.RawMessage)}
+	if t.applied != nil {
+		next = *t.applied
+		next.Desired = maps.Clone(next.Desired)
+	}
+	next.Desired[name] = quoted
+	t.applied = &next
+	return nil
+}
+
+func (t *toaster) get(name string) (string, error) {
+	value, has := t.settings()[name]
+	if !has {
+		return "", errNoSetting(name)
+	}
+	return value, nil
 }
 
 // stray makes the reply one to a request that was never sent.
@@ -94,8 +126,8 @@ func (t *toaster) settings() map[string]string {
 	return shown
 }
 
-// receive cuts lines out of the bytes and answers those that are intact requests; the others it drops in silence.
-func (t *toaster) receive(data []byte) []exchange {
+// hear cuts lines out of the bytes and answers those that are intact requests; the others it drops in silence.
+func (t *toaster) hear(data []byte, at time.Time, decide decision) []exchange {
 	t.buf = append(t.buf, data...)
 	var done []exchange
 	for {
@@ -105,11 +137,16 @@ func (t *toaster) receive(data []byte) []exchange {
 		}
 		line := append([]byte(nil), t.buf[:end]...)
 		t.buf = t.buf[end+1:]
-		if t.off {
+		if !t.on(at) {
 			continue
 		}
-		if reply := t.answer(bytes.TrimSuffix(line, []byte("\r"))); reply != nil {
-			done = append(done, exchange{0, line, reply})
+		request, intact := readRequest(bytes.TrimSuffix(line, []byte("\r")))
+		if !intact {
+			continue
+		}
+		is := decide(0, request.Method)
+		if reply := t.meet(request, at, is); reply != nil {
+			done = append(done, exchange{unit: 0, kind: request.Method, request: line, reply: reply, fate: is})
 		}
 	}
 	if len(t.buf) > 2*toasterMaxLine {
@@ -118,23 +155,42 @@ func (t *toaster) receive(data []byte) []exchange {
 	return done
 }
 
-// answer returns the reply line to a request line, nil if it must be dropped.
-func (t *toaster) answer(line []byte) []byte {
+// meet lets a request take effect, unless its fate is another.
+func (t *toaster) meet(request rpcRequest, at time.Time, is fate) []byte {
+	switch is.fault {
+	case FaultUnheard:
+		return nil
+	case FaultPowerBefore:
+		t.cut(at.Add(is.delay))
+		return nil
+	case FaultPowerAfter:
+		t.answer(request)
+		t.cut(at.Add(is.delay))
+		return nil
+	default:
+		return t.answer(request)
+	}
+}
+
+// rpcRequest is a JSON-RPC request.
+type rpcRequest struct {
+	ID     json.RawMessage `json:"id"`
+	Method string          `json:"method"`
+	Params json.RawMessage `json:"params"`
+}
+
+// readRequest returns the request in a line; intact is false if the line must be dropped.
+func readRequest(line []byte) (request rpcRequest, intact bool) {
 	star := len(line) - 9
-	if star < 0 || len(line) > toasterMaxLine || !utf8.Valid(line) {
-		return nil
+	if star < 0 || len(line) > toasterMaxLine || !utf8.Valid(line) || string(line[star:]) != trailer(line[:star]) {
+		return request, false
 	}
-	if string(line[star:]) != trailer(line[:star]) {
-		return nil
-	}
-	var request struct {
-		ID     json.RawMessage `json:"id"`
-		Method string          `json:"method"`
-		Params json.RawMessage `json:"params"`
-	}
-	if json.Unmarshal(line[:star], &request) != nil || request.ID == nil {
-		return nil
-	}
+	err := json.Unmarshal(line[:star], &request)
+	return request, err == nil && request.ID != nil
+}
+
+// answer returns the reply line to a request.
+func (t *toaster) answer(request rpcRequest) []byte {
 	reply := map[string]any{"jsonrpc": "2.0", "id": request.ID}
 	result, refused := t.call(request.Method, request.Params)
 	if refused != nil {

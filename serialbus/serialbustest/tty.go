@@ -3,8 +3,10 @@
 package serialbustest
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
@@ -97,27 +99,98 @@ func (t *tty) forgetExclusive() {
 		if _, err := t.closes.Read(events[:]); err != nil {
 			return
 		}
-		raw, err := t.slave.SyscallConn()
-		if err != nil {
-			return
-		}
-		_ = raw.Control(func(fd uintptr) { _ = unix.IoctlSetInt(int(fd), unix.TIOCNXCL, 0) })
+		_ = t.control(t.slave, func(fd int) { _ = unix.IoctlSetInt(fd, unix.TIOCNXCL, 0) })
 	}
 }
 
 // baud returns the speed that the port is set to.
 func (t *tty) baud() int {
 	speed := 9600 // what a port has that nobody set
-	raw, err := t.master.SyscallConn()
-	if err != nil {
-		return speed
-	}
-	_ = raw.Control(func(fd uintptr) {
-		if settings, err := unix.IoctlGetTermios(int(fd), unix.TCGETS2); err == nil {
+	_ = t.control(t.master, func(fd int) {
+		if settings, err := unix.IoctlGetTermios(fd, unix.TCGETS2); err == nil {
 			speed = int(settings.Ospeed)
 		}
 	})
 	return speed
+}
+
+// nearly is how long before a time the runtime's timers are trusted no more: they may be a millisecond late.
+const nearly = 2 * time.Millisecond
+
+// arm prepares read to wait until a time, the zero time for ever; interrupt, called later, still counts.
+func (t *tty) arm(until time.Time) {
+	if !until.IsZero() {
+		until = until.Add(-nearly)
+	}
+	_ = t.master.SetReadDeadline(until) // it fails only after close, and read tells that
+}
+
+// interrupt ends a read that waits.
+func (t *tty) interrupt() { _ = t.master.SetReadDeadline(time.Unix(1, 0)) }
+
+// read waits for bytes until the time that arm was told, and a little less exactly for an interruption: then it
+// returns none and no error. The long part of the wait costs no thread, the last two milliseconds are exact.
+func (t *tty) read(buf []byte, until time.Time) (int, error) {
+	n, err := t.master.Read(buf)
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return n, err
+	}
+	if until.IsZero() {
+		return 0, nil
+	}
+	left := time.Until(until)
+	if left > nearly+nearly { // interrupted: there is something new
+		return 0, nil
+	}
+	return t.await(buf, max(left, 0))
+}
+
+// await waits for bytes with the kernel's own clock, which is exact to a tenth of a millisecond.
+func (t *tty) await(buf []byte, wait time.Duration) (n int, err error) {
+	controlErr := t.control(t.master, func(fd int) {
+		limit := unix.NsecToTimespec(int64(wait))
+		ready, _ := unix.Ppoll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, &limit, nil)
+		if ready <= 0 {
+			return // nothing, or a signal: the caller looks at the clock
+		}
+		n, err = unix.Read(fd, buf)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			n, err = 0, nil
+		}
+	})
+	return max(n, 0), errors.Join(controlErr, err)
+}
+
+// write sends what fits into the terminal's buffer and returns how much that was: a line does not wait for a master
+// that does not read.
+func (t *tty) write(data []byte) (n int, err error) {
+	controlErr := t.control(t.master, func(fd int) {
+		n, err = unix.Write(fd, data)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			n, err = 0, nil
+		}
+	})
+	return max(n, 0), errors.Join(controlErr, err)
+}
+
+// flow lets what the master writes pass, or stops it.
+func (t *tty) flow(on bool) error {
+	action := unix.TCOOFF
+	if on {
+		action = unix.TCOON
+	}
+	var err error
+	controlErr := t.control(t.slave, func(fd int) { err = unix.IoctlSetInt(fd, unix.TCXONC, action) })
+	return errors.Join(controlErr, err)
+}
+
+// control does something with a file's descriptor, which cannot be closed meanwhile.
+func (t *tty) control(f *os.File, do func(fd int)) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(func(fd uintptr) { do(int(fd)) })
 }
 
 // close takes the pair away: a master that has it open sees a hang-up.

@@ -21,6 +21,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/contoso/gatewayd/provisioning/internal/mqttrpc"
 	"github.com/contoso/gatewayd/provisioning/internal/mqttrpc/mqttrpctest"
 )
@@ -239,6 +241,42 @@ func TestFailuresAreReadable(t *testing.T) {
 				t.Errorf("%s: the C SDK knows no %q", f.Kind, name)
 			}
 		}
+	}
+}
+
+// TestDocumentedFailures keeps the table of docs/provisioning.md that of the source.
+func TestDocumentedFailures(t *testing.T) {
+	const path, begin, end = "../docs/provisioning.md", "<!-- failures: go test ./provisioning -update writes this table -->\n", "<!-- end of failures -->\n"
+	document := string(readFile(t, path))
+	before, rest, ok := strings.Cut(document, begin)
+	_, after, ended := strings.Cut(rest, end)
+	if !ok || !ended {
+		t.Fatalf("%s has no place for the table", path)
+	}
+	var table strings.Builder
+	table.WriteString("\n| kind | what happened | who | what to do |\n|---|---|---|---|\n")
+	for _, f := range Failures() {
+		names := "`" + f.Kind + "`"
+		for _, code := range f.Codes {
+			names += fmt.Sprintf("<br>%d", code)
+		}
+		for name := range strings.SplitSeq(f.SDKResult, ", ") {
+			if name != "" {
+				names += "<br>" + name
+			}
+		}
+		fmt.Fprintf(&table, "| %s | %s | %s | %s |\n", names, f.Verdict, f.Owner, f.Next)
+	}
+	table.WriteString("\n")
+	want := before + begin + table.String() + end + after
+	if *update {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(document, want); diff != "" {
+		t.Errorf("%s (-is +should be):\n%s", path, diff)
 	}
 }
 

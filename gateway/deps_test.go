@@ -17,6 +17,7 @@ var mayImport = map[string][]string{
 	"cmd/gatewayd":                  {"gateway"},
 	"cmd/gatewayctl":                {"gateway/config", "provisioning", "provisioning/sealedkeys", "provisioning/enrollment", "allocation", "serialbus"},
 	"cmd/dpslocal":                  {"provisioning/dpslocal", "provisioning/dpslocal/pgstore"},
+	"cmd/appliancesim":              {"serialbus/serialbustest"},
 	"cmd/demo":                      {"gateway", "provisioning/dpslocal", "serialbus/serialbustest"},
 	"gateway":                       {"gateway/config", "serialbus", "provisioning", "provisioning/hub", "allocation"},
 	"gateway/config":                {"serialbus", "provisioning", "provisioning/sealedkeys", "allocation"},

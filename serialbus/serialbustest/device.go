@@ -38,6 +38,7 @@ type appliance interface {
 	// cut takes its power away until a time, or, with the zero time, until it gets it back.
 	cut(until time.Time)
 	supply()
+	on(at time.Time) bool
 }
 
 // exchange is one request that an appliance understood, and its reply.

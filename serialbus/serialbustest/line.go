@@ -433,7 +433,10 @@ func (l *Line) turn(received []byte, now time.Time) []byte {
 		l.receive(received, now)
 	}
 	if l.stranger != nil && !now.Before(l.stranger.next) {
-		l.wire.put(stranger, now, l.char(), l.stranger.talk(now))
+		said := l.stranger.talk(now)
+		if l.stranger.Kind != ownWords || l.device.appliance(0).on(now) {
+			l.wire.put(stranger, now, l.char(), said)
+		}
 	}
 	var out []byte
 	for {

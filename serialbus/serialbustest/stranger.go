@@ -17,6 +17,8 @@ type Stranger struct {
 	Unit byte
 	// Every is the pause between two polls or bursts; 0 = 200 ms for another master, and 5 to 30 ms by chance for noise.
 	Every time.Duration
+
+	words []byte // of an appliance that talks by itself
 }
 
 // StrangerKind says who a [Stranger] is.
@@ -26,6 +28,8 @@ type StrangerKind string
 const (
 	AnotherMaster StrangerKind = "master"
 	Noise         StrangerKind = "noise"
+
+	ownWords StrangerKind = "appliance" // the appliance itself, which talks unasked
 )
 
 // ParseStranger reads the word for a stranger.
@@ -63,8 +67,12 @@ func (b *babbler) talk(now time.Time) []byte {
 		pause = time.Duration(5+b.random.IntN(25)) * time.Millisecond
 	}
 	b.next = now.Add(pause)
-	if b.Kind == AnotherMaster {
+	switch b.Kind {
+	case ownWords:
+		return b.words
+	case AnotherMaster:
 		return withChecksum([]byte{b.Unit, 0x03, 0, 0, 0, 1})
+	default:
 	}
 	burst := make([]byte, 1+b.random.IntN(40))
 	for i := range burst {

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"appliancesim": main})
+}
+
+// TestScripts runs the program as its users do.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			// answers compares standard output with a file, whatever the numbers of the terminals are.
+			"answers": func(ts *testscript.TestScript, _ bool, args []string) {
+				got := regexp.MustCompile(`(/dev/pts/\d+|PORT) *`).ReplaceAllString(ts.ReadFile("stdout"), "PORT ")
+				if want := ts.ReadFile(args[0]); got != want {
+					ts.Fatalf("got\n%s\nwant\n%s", got, want)
+				}
+			},
+		},
+	})
+}
+
+// session is a running program with its input and output.
+type session struct {
+	t    *testing.T
+	in   io.WriteCloser
+	out  *bufio.Scanner
+	link string
+}
+
+// startSession runs the program until the end of the test.
+func startSession(t *testing.T, args ...string) *session {
+	t.Helper()
+	inReader, in := io.Pipe()
+	outReader, out := io.Pipe()
+	s := &session{t: t, in: in, out: bufio.NewScanner(outReader), link: t.TempDir()}
+	ended := make(chan int, 1)
+	var stderr bytes.Buffer
+	go func() {
+		ended <- run(append([]string{"-o", "json", "-v", "--link", s.link}, args...), inReader, out, &stderr)
+		out.Close()
+	}()
+	t.Cleanup(func() {
+		go func() { _, _ = io.WriteString(in, "quit\n") }()
+		go func() { _, _ = io.Copy(io.Discard, outReader) }()
+		if status := <-ended; status != 0 {
+			t.Errorf("exit status %d", status)
+		}
+		in.Close()
+		if t.Failed() {
+			t.Logf("it logged:\n%s", &stderr)
+		}
+	})
+	return s
+}
+
+// next reads one object.
+func (s *session) next() map[string]any {
+	s.t.Helper()
+	if !s.out.Scan() {
+		s.t.Fatal("no more output")
+	}
+	var shown map[string]any
+	if err := json.Unmarshal(s.out.Bytes(), &shown); err != nil {
+		s.t.Fatalf("%v in %s", err, s.out.Text())
+	}
+	return shown
+}
+
+// say gives a command and returns its answer.
+func (s *session) say(command string) string {
+	s.t.Helper()
+	if _, err := io.WriteString(s.in, command+"\n"); err != nil {
+		s.t.Fatal(err)
+	}
+	shown := s.next()
+	if shown["command"] != command {
+		s.t.Fatalf("answer to %v, want one to %s", shown, command)
+	}
+	if shown["ok"] != true {
+		return "error: " + shown["error"].(string)
+	}
+	text, _ := shown["answer"].(string)
+	return text
+}
+
+// ask sends a frame to a port and returns the reply as hex.
+func (s *session) ask(line, request string, size int) string {
+	s.t.Helper()
+	frame, err := hex.DecodeString(strings.ReplaceAll(request, " ", ""))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	port, err := os.OpenFile(s.link+"/"+line, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer port.Close()
+	if _, err := port.Write(frame); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := port.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		s.t.Fatal(err)
+	}
+	reply := make([]byte, size)
+	if _, err := io.ReadFull(port, reply); err != nil {
+		s.t.Fatal(err)
+	}
+	return strings.ToUpper(hex.EncodeToString(reply))
+}
+
+// TestSession: a line is read, set by hand, read again, unplugged and plugged in.
+func TestSession(t *testing.T) {
+	s := startSession(t, "--heatpumps", "2")
+	port := s.next()
+	if port["line"] != "heatpumps1" || port["speaks"] != "modbus-rtu" {
+		t.Errorf("%v", port)
+	}
+	const read = "01 03 00 64 00 02 85 D4" // state and temperature
+	if got := s.ask("heatpumps1", read, 9); !strings.HasPrefix(got, "01030400000258") {
+		t.Errorf("got %s", got)
+	}
+	if got := s.say("set 1 state on"); got != "state=on" {
+		t.Error(got)
+	}
+	if got := s.say("unplug heatpumps1"); got != "heatpumps1 is unplugged" {
+		t.Error(got)
+	}
+	if _, err := os.Lstat(s.link + "/heatpumps1"); err == nil {
+		t.Error("the link is there still")
+	}
+	if got := s.say("plug heatpumps1"); !strings.HasPrefix(got, "heatpumps1 is plugged in at /dev/pts/") {
+		t.Error(got)
+	}
+	if got := s.ask("heatpumps1", read, 9); !strings.HasPrefix(got, "01030400010258") {
+		t.Errorf("got %s", got)
+	}
+	s.say("echo heatpumps1 on")
+	if got := s.ask("heatpumps1", read, 8); got != "01030064000285D4" {
+		t.Errorf("got %s", got)
+	}
+	if got := s.say("stats"); !strings.HasPrefix(got, "heatpumps1: requests=3 ") {
+		t.Error(got)
+	}
+}

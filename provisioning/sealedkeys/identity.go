@@ -95,7 +95,7 @@ func parseRecipient(text string) (*age.X25519Recipient, error) {
 		return nil, fmt.Errorf("%w: it has %d characters", ErrRecipient, len(text))
 	}
 	recipient, err := age.ParseX25519Recipient(text)
-	if err != nil || recipient.String() != text { // bech32 has an upper-case spelling, which two people would not find equal
+	if err != nil {
 		return nil, fmt.Errorf("%w: %q is not age1 and 58 lower-case letters and digits", ErrRecipient, text)
 	}
 	return recipient, nil

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -129,7 +128,7 @@ func decode(text []byte, into any) error {
 	var header struct {
 		Version int `json:"version"`
 	}
-	if err := json.Unmarshal(text, &header); err != nil {
+	if err := json.Unmarshal(text, &header); err != nil { // also when something follows the object
 		return errors.New("it is not a JSON object with a version number")
 	}
 	if header.Version > version {
@@ -146,9 +145,6 @@ func decode(text []byte, into any) error {
 			return fmt.Errorf("its member %q is of another type", unfit.Field)
 		}
 		return errors.New("it has a member that is not known or not what it should be")
-	}
-	if _, err := decoder.Token(); err != io.EOF {
-		return errors.New("something follows the JSON object")
 	}
 	return nil
 }

@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"provisioning/sealedkeys":       {"provisioning"},
 	"provisioning/internal/mqttrpc": {},
 	"provisioning/internal/netdial": {},
+
 	"provisioning/internal/mqttrpc/mqttrpctest": {},
 	"provisioning/internal/conformancetest":     {"provisioning/internal/mqttrpc/mqttrpctest"},
 	"provisioning/dpslocal":                     {"provisioning/dpslocal/internal/mqttserve"},

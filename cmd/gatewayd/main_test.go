@@ -32,6 +32,7 @@ func TestScripts(t *testing.T) {
 			"waittwin": scriptWaitTwin,
 			"waitlog":  scriptWaitLog,
 			"daemon":   scriptDaemon,
+			"grant":    scriptGrant,
 			"stop":     scriptStop,
 			"webhook":  scriptWebhook,
 			"takeport": scriptTakePort,

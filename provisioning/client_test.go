@@ -4,12 +4,10 @@ package provisioning
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -382,83 +380,6 @@ func TestObserveEndsTheAttempt(t *testing.T) {
 				}
 			})
 		})
-	}
-}
-
-// TestCancelAnywhere ends the context, and in a second round the client, at every point of a registration. The
-// bubble fails if a goroutine stays; the counts tell whether a connection does.
-func TestCancelAnywhere(t *testing.T) {
-	hang := said{Hang: true}
-	points := []struct {
-		name   string
-		change func(*dps)
-		script func(int, asked) said
-	}{
-		{name: "during the dial", change: func(d *dps) {
-			d.network.Listen(testHost + ":443") // nobody accepts
-			d.network.Listen(testHost + ":8883")
-		}},
-		{name: "during the TLS handshake", change: func(d *dps) {
-			d.cfg.DialContext = func(context.Context, string, string) (net.Conn, error) {
-				end, _ := net.Pipe()
-				return end, nil
-			}
-		}},
-		{name: "no answer to the register", script: inOrder(hang)},
-		{name: "waiting to poll", script: inOrder(assigning("200"))},
-		{name: "no answer to the poll", script: inOrder(assigning("3"), hang)},
-		{name: "waiting because throttled", script: inOrder(refusal(429, 429001, "200"))},
-		{name: "waiting after a 503 to a poll", script: inOrder(assigning("1"), refusal(503, 0, "200"))},
-		{name: "waiting for its turn", change: func(d *dps) { d.cfg.RegistersPerMinute = 0.01 }},
-		{name: "waiting for its turn to poll", change: func(d *dps) { d.cfg.PollsPerSecond = 0.001 }, script: inOrder(assigning("1"))},
-	}
-	for _, point := range points {
-		for _, how := range []string{"context", "client"} {
-			t.Run(point.name+" by the "+how, func(t *testing.T) {
-				eachTransport(t, func(t *testing.T, service *dps) {
-					if point.change != nil {
-						point.change(service)
-					}
-					if point.script != nil {
-						service.script = point.script
-					}
-					client, err := New(service.cfg)
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer client.Close()
-					if strings.Contains(point.name, "turn") {
-						reserve(client.pace.registers)
-						reserve(client.pace.polls)
-						if service.cfg.RegistersPerMinute > 1 {
-							time.Sleep(time.Second)
-						}
-					}
-					ctx, cancel := context.WithCancel(t.Context())
-					defer cancel()
-					end, want := cancel, error(context.Canceled)
-					if how == "client" {
-						end, want = client.Close, ErrClosed
-					}
-					const after = 8 * time.Second
-					time.AfterFunc(after, end)
-
-					begun := time.Now()
-					_, err = client.Register(ctx, request())
-					if !errors.Is(err, want) || kindName(err) != "other" {
-						t.Errorf("got %v, want %v", err, want)
-					}
-					if took := time.Since(begun); took < after || took > after+500*time.Millisecond {
-						t.Errorf("it ended after %v, want soon after %v", took, after)
-					}
-					client.Close()
-					synctest.Wait()
-					if left := service.mqtt.Clients(); left != 0 {
-						t.Errorf("%d MQTT connections are left", left)
-					}
-				})
-			})
-		}
 	}
 }
 

@@ -177,7 +177,7 @@ func (s *Service) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		case <-s.hung:
 		case <-r.Context().Done():
 		}
-		return
+		panic(http.ErrAbortHandler) // to return would be to answer
 	case answer.Status == 0:
 		panic(http.ErrAbortHandler)
 	}

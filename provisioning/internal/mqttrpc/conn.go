@@ -239,6 +239,9 @@ func (c *Conn) Call(ctx context.Context, path, params string, body []byte) (Resp
 		return Response{}, err
 	}
 
+	if err := ctx.Err(); err != nil {
+		return Response{}, err // and nothing was sent
+	}
 	published := c.client.Publish(topic, 1, false, body)
 	acknowledged := published.Done()
 	for {

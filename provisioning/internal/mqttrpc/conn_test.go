@@ -491,6 +491,24 @@ func TestCloseEndsCalls(t *testing.T) {
 	})
 }
 
+// TestACallThatEndedIsNotSent: a register that nobody waits for any more must not begin a registration.
+func TestACallThatEndedIsNotSent(t *testing.T) {
+	overEach(t, func(t *testing.T, over way) {
+		sent := 0
+		b := newBench(t, over, &mqttrpctest.Server{Publish: func(*mqttrpctest.Client, string, []byte) { sent++ }})
+		conn := b.connect(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := conn.Call(ctx, "x/", "", nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("the call ended with %v, want Canceled", err)
+		}
+		synctest.Wait()
+		if sent != 0 {
+			t.Errorf("%d messages were sent", sent)
+		}
+	})
+}
+
 func TestASilentServerIsNoticed(t *testing.T) {
 	overEach(t, func(t *testing.T, over way) {
 		release := make(chan struct{})

@@ -20,6 +20,7 @@ type Network struct {
 	mu        sync.Mutex
 	listeners map[string]*listener
 	dials     map[string]int
+	open      int
 	onDial    func(address string, n int) error
 }
 
@@ -52,6 +53,13 @@ func (n *Network) Dials(address string) int {
 	return n.dials[address]
 }
 
+// Open tells how many connections their diallers have not closed.
+func (n *Network) Open() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.open
+}
+
 // DialContext has the form that the configurations want. Where nobody listens it fails like a socket would.
 func (n *Network) DialContext(ctx context.Context, _, address string) (net.Conn, error) {
 	n.mu.Lock()
@@ -71,7 +79,10 @@ func (n *Network) DialContext(ctx context.Context, _, address string) (net.Conn,
 	here, there := pipe(address)
 	select {
 	case l.arrivals <- there:
-		return here, nil
+		n.mu.Lock()
+		n.open++
+		n.mu.Unlock()
+		return &dialled{conn: here, network: n}, nil
 	case <-l.closed:
 	case <-ctx.Done():
 		_, _ = here.Close(), there.Close()
@@ -144,6 +155,22 @@ func (c *conn) SetReadDeadline(t time.Time) error { return c.in.setDeadline(t) }
 
 // SetWriteDeadline does nothing, because a write never waits.
 func (c *conn) SetWriteDeadline(time.Time) error { return nil }
+
+// dialled is the end of a connection that its network counts.
+type dialled struct {
+	*conn
+	network *Network
+	once    sync.Once
+}
+
+func (d *dialled) Close() error {
+	d.once.Do(func() {
+		d.network.mu.Lock()
+		defer d.network.mu.Unlock()
+		d.network.open--
+	})
+	return d.conn.Close()
+}
 
 // stream is one direction of a connection.
 type stream struct {

@@ -273,6 +273,7 @@ func (a *attempt) judge(ctx context.Context, q question, err error) (later *Serv
 func (a *attempt) send(ctx context.Context, q question) (reply, error) {
 	if a.deadline.IsZero() {
 		a.deadline = time.Now().Add(a.limit)
+		a.credential.begin(int(a.worked.Load())) // not sooner: a neighbour may have learned it meanwhile
 	}
 	fresh, err := a.session.connect(ctx)
 	if err != nil {

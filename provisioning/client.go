@@ -235,7 +235,6 @@ func (c *Client) register(ctx context.Context, r Request) (Assignment, error) {
 		return Assignment{}, err
 	}
 	c.warnOfExpiry(shown)
-	shown.begin(int(c.worked.Load()))
 	a := &attempt{
 		request:    r,
 		body:       body,

@@ -79,7 +79,10 @@ func (a *attempt) mend(q question, answer reply, err error) error {
 	}
 	if tried.keys < len(a.credential.keys) {
 		tried.keys++
+		was := a.credential.using
 		a.credential.turnKey()
+		// The repeat waits for its turn behind others, which need not be refused first.
+		a.worked.CompareAndSwap(int64(was), int64(a.credential.using))
 		a.log.Warn("the provisioning service did not accept the key; trying the other", "doing", q.op, "key", a.credential.using+1, "err", refused)
 		return a.again(refused)
 	}

@@ -196,6 +196,30 @@ func TestRule5TheOtherKey(t *testing.T) {
 	}
 }
 
+// TestRule5ARolloverDrawsOne401: those that wait for their turn learn from the first.
+func TestRule5ARolloverDrawsOne401(t *testing.T) {
+	eachTransport(t, func(t *testing.T, service *dps) {
+		service.cfg.RegistersPerMinute = 60
+		service.script = guarded(0, otherKey(), inOrder(assigned(testOp)))
+		client := service.client(t)
+		var group sync.WaitGroup
+		for n := range 20 {
+			group.Go(func() {
+				r := request()
+				r.RegistrationID = fmt.Sprintf("device-%d", n)
+				r.Keys = append(r.Keys, otherKey())
+				if got, err := client.Register(t.Context(), r); err != nil || got.Key != 1 {
+					t.Errorf("got key %d, %v", got.Key, err)
+				}
+			})
+		}
+		group.Wait()
+		if got := len(service.requests()); got != 21 {
+			t.Errorf("%d requests for 20 devices, want 21", got)
+		}
+	})
+}
+
 // TestRule5TheClockComesFirst: a key is not blamed before the clock is right.
 func TestRule5TheClockComesFirst(t *testing.T) {
 	eachTransport(t, func(t *testing.T, service *dps) {

@@ -28,14 +28,14 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"site":     scriptSite,
-			"waittwin": scriptWaitTwin,
-			"waitlog":  scriptWaitLog,
-			"daemon":   scriptDaemon,
-			"grant":    scriptGrant,
-			"stop":     scriptStop,
-			"webhook":  scriptWebhook,
-			"takeport": scriptTakePort,
+			"site":      scriptSite,
+			"waittwin":  scriptWaitTwin,
+			"waitlog":   scriptWaitLog,
+			"daemon":    scriptDaemon,
+			"grant":     scriptGrant,
+			"terminate": scriptTerminate,
+			"webhook":   scriptWebhook,
+			"takeport":  scriptTakePort,
 		},
 	})
 }

@@ -127,8 +127,9 @@ func scriptWaitTwin(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("%s has not reported %s = %s but %v; the daemon said:\n%s", args[1], args[2], args[3], twin.Reported, w.daemon.log())
 }
 
-// scriptStop sends SIGTERM, waits at most ten seconds and checks the status.
-func scriptStop(ts *testscript.TestScript, _ bool, args []string) {
+// scriptTerminate sends SIGTERM, waits at most ten seconds and checks the status. It
+// is not called stop: that word of testscript ends the script as passed.
+func scriptTerminate(ts *testscript.TestScript, _ bool, args []string) {
 	d := worldOf(ts).daemon
 	ts.Check(d.command.Process.Signal(syscall.SIGTERM))
 	select {

@@ -4,6 +4,7 @@ package provisioning_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"testing"
 
@@ -34,10 +35,21 @@ func TestConformance(t *testing.T) {
 }
 
 // conforming is the client in the suite's words.
-type conforming struct{ *provisioning.Client }
+type conforming struct {
+	*provisioning.Client
+	keep func() error // writes down what must outlive the client
+}
 
 func newConforming(env conformancetest.Environment) (conformancetest.Client, error) {
+	var budget *provisioning.Budget
+	if env.Memory != nil {
+		var err error
+		if budget, err = remember(env); err != nil {
+			return nil, err
+		}
+	}
 	client, err := provisioning.New(provisioning.Config{
+		Budget:             budget,
 		Endpoint:           env.Endpoint,
 		IDScope:            env.IDScope,
 		Transport:          provisioning.Transport(env.Transport),
@@ -52,7 +64,28 @@ func newConforming(env conformancetest.Environment) (conformancetest.Client, err
 	if err != nil {
 		return nil, err
 	}
-	return conforming{client}, nil
+	keep := func() error {
+		if budget == nil {
+			return nil
+		}
+		text, err := json.Marshal(budget.State())
+		if err == nil {
+			env.Memory.Save(text)
+		}
+		return err
+	}
+	return conforming{client, keep}, nil
+}
+
+// remember makes the budget of an owner who keeps it.
+func remember(env conformancetest.Environment) (*provisioning.Budget, error) {
+	var state provisioning.BudgetState
+	if text := env.Memory.Load(); text != nil {
+		if err := json.Unmarshal(text, &state); err != nil {
+			return nil, err
+		}
+	}
+	return provisioning.NewBudget(env.RegistersPerMinute, env.PollsPerSecond, state)
 }
 
 // Register implements [conformancetest.Client].
@@ -62,6 +95,14 @@ func (c conforming) Register(ctx context.Context, device conformancetest.Device)
 		Payload:        device.Payload,
 		OperationID:    device.OperationID,
 		Interrupted:    device.Interrupted,
+		Observe:        func(provisioning.Progress) error { return c.keep() },
+	}
+	if device.Certificate != nil {
+		certificate, err := provisioning.ParseCertificate(device.Certificate, device.Certificate)
+		if err != nil {
+			return conformancetest.Outcome{Ending: conformancetest.EndInvalid}, err
+		}
+		request.Certificate = certificate
 	}
 	for _, text := range device.Keys {
 		key, err := provisioning.ParseDeviceKey(text)

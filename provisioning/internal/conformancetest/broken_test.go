@@ -47,7 +47,17 @@ const (
 	any404          defect = "any 404 is the service's"
 	followsPolls    defect = "the operation ID of a poll's answer is taken over"
 
-	noBudget   defect = "no budgets"
+	noBudget defect = "no budgets"
+	forgets  defect = "nothing is remembered"
+
+	noClock       defect = "the service's clock is not looked at"
+	silentClock   defect = "the clock is set silently"
+	rightClock    defect = "a clock that is right is set too"
+	clockForEver  defect = "the clock is set again and again"
+	anybodysClock defect = "anybody's clock is believed"
+	oneKey        defect = "one key only"
+	keysForEver   defect = "keys are tried round and round"
+
 	impatient  defect = "two minutes are the limit"
 	noLimit    defect = "no limit"
 	waitCounts defect = "the wait for a turn counts"
@@ -79,6 +89,7 @@ const (
 	retriesAnswers    defect = "answers are retried below the rules"
 	repeatsPut        defect = "a register is sent again over a new connection"
 	noHiccups         defect = "a dial that fails is the end"
+	onePoolForAll     defect = "one pool for all certificates"
 	emptiesPool       defect = "one failure empties the pool"
 )
 
@@ -125,6 +136,18 @@ var catches = []struct {
 
 	{4, noBudget, "registers and polls are spread evenly over their budgets", ""},
 
+	{4, forgets, "the budget is remembered across restarts", ""},
+	{4, forgets, "the pause after a 429 is remembered across restarts", ""},
+
+	{5, noClock, "a clock that is off is set by the service's, and that is said once", ""},
+	{5, silentClock, "a clock that is off is set by the service's, and that is said once", ""},
+	{5, rightClock, "a clock that is right is left alone", ""},
+	{5, clockForEver, "a clock that is said to be off is set once, and not again and again", ""},
+	{5, anybodysClock, "the clock of somebody else is not believed", ""},
+	{5, oneKey, "the secondary key is tried when the primary is refused", ""},
+	{5, oneKey, "a key that rolls over during an operation loses nothing", ""},
+	{5, keysForEver, "each key is tried once, and then it is refused", ""},
+
 	{6, impatient, "seven minutes of assigning are normal", ""},
 	{6, noLimit, "an attempt ends after ten minutes", ""},
 	{6, waitCounts, "the wait for a turn in the budget does not count", ""},
@@ -157,6 +180,8 @@ var catches = []struct {
 	{12, retriesAnswers, "an answer is never asked for again below the rules", ""},
 	{12, repeatsPut, "a register of which something was written is never repeated", ""},
 	{12, noHiccups, "a connection that cannot be made is tried again soon, a few times", ""},
+	{12, onePoolForAll, "a certificate has connections of its own, which are closed after the attempt", HTTPS},
+	{12, leavesConnections, "a certificate has connections of its own, which are closed after the attempt", MQTT},
 	{12, emptiesPool, "one device's failure leaves the others' connections alone", ""},
 }
 

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -46,12 +48,36 @@ type Environment struct {
 	RegistersPerMinute, PollsPerSecond float64       // the client's budgets (rule 4)
 	Fleet                              int           // devices that share them (rule 2)
 	AttemptLimit                       time.Duration // of one registration; 0 is the client's own (rule 6)
+
+	// Memory is what outlives a client, as a file would; nil keeps nothing (rule 4).
+	Memory *Memory
+}
+
+// Memory is a text that is kept.
+type Memory struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+// Load returns what was saved last.
+func (m *Memory) Load() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.text)
+}
+
+// Save takes the place of what was saved before.
+func (m *Memory) Save(text []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.text = slices.Clone(text)
 }
 
 // Device is what registers.
 type Device struct {
 	RegistrationID string
-	Keys           []string // base64, primary first
+	Keys           []string // base64, primary first; none with a certificate
+	Certificate    []byte   // PEM, with its key; nil with keys
 	Payload        json.RawMessage
 	OperationID    string // to be resumed, if not ""
 	Interrupted    bool   // an earlier attempt may have registered: look first, over HTTPS

@@ -20,6 +20,7 @@ type Connection struct {
 
 	mu    sync.Mutex // guards what follows
 	heard []Heard
+	ended bool
 }
 
 // Heard is a run of bytes that a client sent, decrypted.
@@ -36,7 +37,38 @@ func (c *Connection) Read(p []byte) (int, error) {
 		c.heard = append(c.heard, Heard{At: time.Now(), Data: slices.Clone(p[:n])})
 		c.mu.Unlock()
 	}
+	if err != nil {
+		c.over()
+	}
 	return n, err
+}
+
+// Close is the server's, after a DISCONNECT for one.
+func (c *Connection) Close() error {
+	c.over()
+	return c.Conn.Close()
+}
+
+func (c *Connection) over() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+}
+
+// Ended tells whether either side has closed it, or it broke.
+func (c *Connection) Ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
+// Certificate is the common name of the certificate that the client showed; "" if none.
+func (c *Connection) Certificate() string {
+	shown := c.ConnectionState().PeerCertificates
+	if len(shown) == 0 {
+		return ""
+	}
+	return shown[0].Subject.CommonName
 }
 
 // Heard returns everything that the client has sent so far.

@@ -32,19 +32,29 @@ type plain struct {
 	cancel context.CancelFunc // of everything
 	life   context.Context
 
-	mu      sync.Mutex // guards what follows
-	held    time.Time
-	next    map[string]time.Time   // of each budget, its next free turn
-	polls   map[string][]time.Time // of each device
-	running sync.WaitGroup
+	mu     sync.Mutex    // guards what follows
+	offset time.Duration // of the service's clock, once a 401 showed that it matters
+	held   time.Time
+	next   map[string]time.Time   // of each budget, its next free turn
+	polls  map[string][]time.Time // of each device
+
+	firstPool *http.Transport // with a defect, that of the first device for all
+	running   sync.WaitGroup
 }
 
 // withDefect makes a factory of clients with one defect, or "" for none.
 func withDefect(d defect) Factory {
 	return func(env Environment) (Client, error) {
 		p := &plain{env: env, defect: d, next: make(map[string]time.Time), polls: make(map[string][]time.Time)}
-		p.pool = p.newPool()
+		p.pool = p.newPool(new(Device))
 		p.life, p.cancel = context.WithCancel(context.Background())
+		if env.Memory != nil && env.Memory.Load() != nil && !p.has(forgets) {
+			var kept [2]time.Time
+			if err := json.Unmarshal(env.Memory.Load(), &kept); err != nil {
+				return nil, err
+			}
+			p.next["register"], p.held = kept[0], kept[1]
+		}
 		return p, nil
 	}
 }
@@ -56,6 +66,9 @@ func (p *plain) Close() {
 	p.cancel()
 	p.running.Wait()
 	p.pool.CloseIdleConnections()
+	if p.firstPool != nil {
+		p.firstPool.CloseIdleConnections()
+	}
 }
 
 // ended is how an attempt ended, if not well.
@@ -84,7 +97,8 @@ func (p *plain) Register(ctx context.Context, d Device) (Outcome, error) {
 	if p.has(lowerCaseID) {
 		d.RegistrationID = strings.ToLower(d.RegistrationID)
 	}
-	a := &attempt{plain: p, device: d, wire: p.newWire(d)}
+	a := &attempt{plain: p, device: d}
+	a.wire = p.newWire(&a.device)
 	defer a.wire.close()
 	outcome, err := a.run(ctx)
 	var how *ended
@@ -106,6 +120,23 @@ type attempt struct {
 	wire     wire
 	deadline time.Time
 	failures int // in a row; or ever, with a defect
+	keys     int // tried, beside the first
+	mended   bool
+}
+
+// save writes down what outlives the client; the lock is held.
+func (p *plain) save() {
+	if p.env.Memory != nil {
+		text, _ := json.Marshal([2]time.Time{p.next["register"], p.held})
+		p.env.Memory.Save(text)
+	}
+}
+
+// now is the time by the service's clock, if that is another.
+func (p *plain) now() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Now().Add(p.offset)
 }
 
 // wire is a transport. An error is no answer.
@@ -292,6 +323,7 @@ func (a *attempt) budget(ctx context.Context, kind string, perSecond float64) er
 	if !a.has(noBudget) {
 		a.next[kind] = turn.Add(time.Duration(float64(time.Second) / perSecond))
 	}
+	a.save()
 	a.mu.Unlock()
 	if a.has(waitCounts) {
 		a.begin()
@@ -349,12 +381,15 @@ func (a *attempt) ask(ctx context.Context, kind, operation string) (document, an
 			}
 			said, err := a.read(got.body)
 			return said, got, err
+		case got.status == 401 && (isService(got.body) || a.has(anybodysClock)) && a.mend(got):
+			a.wire.close() // over MQTT the token is the connection's
+			continue
 		case got.status < 400 || got.status < 429 && !isService(got.body) && !a.has(any404):
 			return document{}, answer{}, end(EndUnreachable, "status %d of somebody else", got.status)
 		case got.status == 404 && kind == "poll":
 			return document{}, answer{}, end(EndRefused, unknownOperation)
 		case got.status < 429 && !a.has(asksRefusalsAgain):
-			return document{}, answer{}, end(EndRefused, "refused: %d %s", got.status, a.shown(message(got.body)))
+			return document{}, answer{}, end(EndRefused, "refused: %d %s (the key, if it is 401)", got.status, a.shown(message(got.body)))
 		}
 		if kind == "poll" && a.has(registersAnew) {
 			kind = "register"
@@ -368,6 +403,34 @@ func (a *attempt) ask(ctx context.Context, kind, operation string) (document, an
 			}
 		}
 	}
+}
+
+// mend is rule 5. It tells whether to ask again.
+func (a *attempt) mend(got answer) bool {
+	service := got.date
+	if service.IsZero() {
+		var e struct{ TimestampUTC string }
+		_ = json.Unmarshal(got.body, &e)
+		service, _ = time.Parse(time.RFC3339Nano, e.TimestampUTC)
+	}
+	skew := service.Sub(a.now())
+	off := !service.IsZero() && skew.Abs() > 5*time.Minute || a.has(rightClock)
+	if off && (!a.mended || a.has(clockForEver)) && !a.has(noClock) {
+		a.mended = true
+		a.mu.Lock()
+		a.offset += skew
+		a.mu.Unlock()
+		if !a.has(silentClock) {
+			a.env.Logger.Warn("the clock is wrong", "off_by", skew)
+		}
+		return true
+	}
+	if a.keys+1 < len(a.device.Keys) && !a.has(oneKey) || a.has(keysForEver) {
+		a.keys++
+		a.device.Keys = append(slices.Clone(a.device.Keys[1:]), a.device.Keys[0])
+		return true
+	}
+	return false
 }
 
 // postpone is rule 2's wait.
@@ -401,6 +464,7 @@ func (a *attempt) postpone(ctx context.Context, kind string, got answer) error {
 	if got.status == 429 && (kind == "register" && !a.has(noHoldBack) || kind == "poll" && a.has(pollsHoldBack)) {
 		a.mu.Lock()
 		a.held = next
+		a.save()
 		a.mu.Unlock()
 	}
 	if hint > 5*time.Minute && !a.has(shortensLongHints) {
@@ -513,7 +577,7 @@ func (a *attempt) fetch(ctx context.Context, payload []byte) {
 }
 
 // token is rule 10.
-func (p *plain) token(d Device) string {
+func (p *plain) token(d *Device) string {
 	lifetime := time.Hour
 	if p.has(tokenForADay) {
 		lifetime = 24 * time.Hour
@@ -525,7 +589,7 @@ func (p *plain) token(d Device) string {
 	if p.has(unescaped) {
 		resource = p.env.IDScope + "/registrations/" + d.RegistrationID
 	}
-	expiry := strconv.FormatInt(time.Now().Add(lifetime).Unix(), 10)
+	expiry := strconv.FormatInt(p.now().Add(lifetime).Unix(), 10)
 	secret, _ := base64.StdEncoding.DecodeString(d.Keys[0])
 	mac := hmac.New(sha256.New, secret)
 	_, _ = mac.Write([]byte(resource + "\n" + expiry))

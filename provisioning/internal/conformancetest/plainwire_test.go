@@ -21,10 +21,10 @@ import (
 
 const quickTries = 2 // after a connection could not be made
 
-func (p *plain) newPool() *http.Transport {
+func (p *plain) newPool(d *Device) *http.Transport {
 	pool := &http.Transport{
 		DialContext:         p.env.DialContext,
-		TLSClientConfig:     &tls.Config{RootCAs: p.env.RootCAs, MinVersion: tls.VersionTLS12},
+		TLSClientConfig:     p.secure(d),
 		MaxConnsPerHost:     64,
 		MaxIdleConnsPerHost: 64,
 	}
@@ -36,13 +36,33 @@ func (p *plain) newPool() *http.Transport {
 	return pool
 }
 
-func (p *plain) newWire(d Device) wire {
+// secure is how to speak TLS for a device.
+func (p *plain) secure(d *Device) *tls.Config {
+	config := &tls.Config{RootCAs: p.env.RootCAs, ServerName: p.env.Endpoint, MinVersion: tls.VersionTLS12}
+	if d.Certificate != nil {
+		pair, err := tls.X509KeyPair(d.Certificate, d.Certificate)
+		if err == nil {
+			config.Certificates = []tls.Certificate{pair}
+		}
+	}
+	return config
+}
+
+func (p *plain) newWire(d *Device) wire {
 	if p.env.Transport == MQTT {
 		return &overMQTT{plain: p, device: d}
 	}
 	w := &overHTTPS{plain: p, device: d, pool: p.pool}
-	if p.has(poolPerDevice) {
-		w.pool = p.newPool()
+	if p.has(poolPerDevice) || d.Certificate != nil {
+		w.pool = p.newPool(d)
+	}
+	if p.has(onePoolForAll) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.firstPool == nil {
+			p.firstPool = p.newPool(d)
+		}
+		w.pool = p.firstPool
 	}
 	return w
 }
@@ -50,13 +70,13 @@ func (p *plain) newWire(d Device) wire {
 // overHTTPS is a device's way over HTTPS.
 type overHTTPS struct {
 	*plain
-	device Device
+	device *Device
 	pool   *http.Transport
 	kept   string // with a defect, the only token
 }
 
 func (w *overHTTPS) close() {
-	if w.pool != w.plain.pool {
+	if w.pool != w.plain.pool && w.pool != w.firstPool {
 		w.pool.CloseIdleConnections()
 	}
 }
@@ -76,10 +96,12 @@ func (w *overHTTPS) exchange(ctx context.Context, kind, operation string, body [
 		if err != nil {
 			return answer{}, err
 		}
-		if w.kept == "" || !w.has(oneToken) {
-			w.kept = w.token(w.device)
+		if w.device.Certificate == nil {
+			if w.kept == "" || !w.has(oneToken) {
+				w.kept = w.token(w.device)
+			}
+			request.Header.Set("Authorization", w.kept)
 		}
-		request.Header.Set("Authorization", w.kept)
 		if w.has(logsTokens) {
 			w.env.Logger.Debug("sending", "authorization", w.kept)
 		}
@@ -113,7 +135,7 @@ func (w *overHTTPS) exchange(ctx context.Context, kind, operation string, body [
 // overMQTT is a device's way over MQTT: one connection, packet after packet.
 type overMQTT struct {
 	*plain
-	device Device
+	device *Device
 	conn   net.Conn
 	kept   string // with a defect, the only token
 	sent   int
@@ -200,8 +222,8 @@ func (w *overMQTT) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.conn = tls.Client(raw, &tls.Config{RootCAs: w.env.RootCAs, ServerName: w.env.Endpoint, MinVersion: tls.VersionTLS12})
-	if w.kept == "" || !w.has(oneToken) {
+	w.conn = tls.Client(raw, w.secure(w.device))
+	if w.device.Certificate == nil && (w.kept == "" || !w.has(oneToken)) {
 		w.kept = w.token(w.device)
 	}
 	if w.has(logsTokens) {
@@ -211,7 +233,7 @@ func (w *overMQTT) connect(ctx context.Context) error {
 	hello.ProtocolName, hello.ProtocolVersion, hello.CleanSession = "MQTT", 4, true
 	hello.ClientIdentifier = w.device.RegistrationID
 	hello.UsernameFlag, hello.Username = true, w.env.IDScope+"/registrations/"+w.device.RegistrationID+"/api-version=2021-06-01"
-	hello.PasswordFlag, hello.Password = true, []byte(w.kept)
+	hello.PasswordFlag, hello.Password = w.kept != "", []byte(w.kept)
 	filter := packets.NewControlPacket(packets.Subscribe).(*packets.SubscribePacket)
 	filter.MessageID, filter.Topics, filter.Qoss = 1, []string{"$dps/registrations/res/#"}, []byte{1}
 	for _, packet := range []packets.ControlPacket{hello, filter} {

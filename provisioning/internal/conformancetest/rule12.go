@@ -3,9 +3,18 @@
 package conformancetest
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
+	"strings"
 	"sync"
+	"testing"
 	"testing/synctest"
 	"time"
 )
@@ -144,6 +153,71 @@ var rule12 = []Case{
 			}
 		},
 	},
+	{
+		Rule: 12, Name: "a certificate has connections of its own, which are closed after the attempt",
+		Peer: "HTTP libraries with one pool: the next device speaks under the last one's certificate",
+		check: func(tr *Trial) {
+			tr.Service.Script = InOrder(Assigning("1"), Assigned(Operation))
+			client := tr.client()
+			ids := []string{"cert-1", "cert-2", "key-1", "cert-1"}
+			for _, id := range ids {
+				d := device(id)
+				if strings.HasPrefix(id, "cert") {
+					d.Keys, d.Certificate = nil, issue(tr.t, id)
+				}
+				_, _ = tr.registerWith(client, d, EndAssigned)
+			}
+			synctest.Wait()
+			for _, c := range tr.Service.Connections() {
+				shown := c.Certificate()
+				open := !c.Ended()
+				for _, q := range tr.Service.Requests() {
+					if q.Connection == c.Number && strings.HasPrefix(q.RegistrationID, "cert") && shown != q.RegistrationID {
+						tr.find("a %s of %s came under the certificate %q", q.Do, q.RegistrationID, shown)
+					}
+					if q.Connection == c.Number && strings.HasPrefix(q.RegistrationID, "key") && shown != "" {
+						tr.find("a %s of %s came under the certificate %q", q.Do, q.RegistrationID, shown)
+					}
+					if q.Connection == c.Number && q.Token != "" && shown != "" {
+						tr.find("a %s of %s shows a token beside its certificate", q.Do, q.RegistrationID)
+					}
+				}
+				if open && shown != "" {
+					tr.find("the connection of %s is still open", shown)
+				}
+			}
+			if n := len(tr.Service.Connections()); n != len(ids) {
+				tr.find("%d connections for %d attempts", n, len(ids))
+			}
+		},
+	},
+}
+
+// issue makes a certificate of a name, with its key, as PEM.
+func issue(t testing.TB, name string) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: name},
+		NotBefore:    time.Date(1990, 1, 1, 0, 0, 0, 0, time.UTC),
+		NotAfter:     time.Date(2090, 1, 1, 0, 0, 0, 0, time.UTC), // a bubble begins in the year 2000
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return append(text, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private})...)
 }
 
 // registerAll registers devices at once.

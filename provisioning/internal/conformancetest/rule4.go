@@ -42,6 +42,39 @@ var rule4 = []Case{
 			}
 		},
 	},
+	{
+		Rule: 4, Name: "the budget is remembered across restarts",
+		Peer: "every SDK: a site whose gateways restart in a loop registers in a loop",
+		check: func(tr *Trial) {
+			tr.Env.RegistersPerMinute, tr.Env.Memory = 1, new(Memory)
+			for i := range 3 {
+				client := tr.client()
+				_, _ = tr.registerWith(client, device(fmt.Sprintf("device-%d", i)), EndAssigned)
+				client.Close()
+				time.Sleep(time.Second)
+			}
+			times := tr.at("register")
+			for i := 1; i < len(times); i++ {
+				tr.between("from one register to the next", times[i]-times[i-1], time.Minute, time.Minute+time.Second)
+			}
+		},
+	},
+	{
+		Rule: 4, Name: "the pause after a 429 is remembered across restarts",
+		Peer: "every SDK: a restart asks again at once",
+		check: func(tr *Trial) {
+			tr.Env.Memory = new(Memory)
+			tr.Service.Script = InOrder(Refusal(429, 429001, "200"), Assigned(Operation))
+			first := tr.client()
+			time.AfterFunc(10*time.Second, first.Close)
+			_, _ = tr.registerWith(first, device(toaster), EndAbandoned)
+			_, _ = tr.register(device(toaster), EndAssigned)
+			tr.sequence("register register")
+			if times := tr.at("register"); len(times) == 2 {
+				tr.between("the second register", times[1], 200*time.Second, 220*time.Second)
+			}
+		},
+	},
 }
 
 // rule6 is about an operation that takes its time.

@@ -3,6 +3,7 @@
 package conformancetest
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
@@ -83,6 +84,7 @@ func NewService(t testing.TB) *Service {
 	}
 	s.MQTT = &mqttrpctest.Server{Publish: s.serveMQTT}
 	secure := authority.Server(t, Host)
+	secure.ClientAuth = tls.RequestClientCert // and no more, as the service does: tokens come over the same port
 
 	var serving sync.WaitGroup
 	web := &http.Server{

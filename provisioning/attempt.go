@@ -32,9 +32,18 @@ type session interface {
 	close()
 }
 
-// lookuper is a session whose transport has the registration status lookup (dps-protocol 3.1): HTTPS.
+// lookuper is a session whose transport may have the registration status lookup (dps-protocol 3.1): HTTPS has it.
 type lookuper interface {
+	canLookUp() bool
 	lookup(ctx context.Context, body []byte) (reply, error)
+}
+
+// lookUpOf is the session's lookup; nil if its transport has none.
+func lookUpOf(s session) lookuper {
+	if session, can := s.(lookuper); can && session.canLookUp() {
+		return session
+	}
+	return nil
 }
 
 // codeRunning says that a registration of the same ID is running already (dps-protocol 4).
@@ -140,8 +149,8 @@ func (a *attempt) start(ctx context.Context, uncertain bool) (operation, reply, 
 // lookUp asks for the registration status until it is not assigning. The zero operation means that there is nothing
 // to be found, or no way to look.
 func (a *attempt) lookUp(ctx context.Context) (operation, error) {
-	session, can := a.session.(lookuper)
-	if !can {
+	session := lookUpOf(a.session)
+	if session == nil {
 		return operation{}, nil
 	}
 	for n := 1; ; n++ {
@@ -153,7 +162,7 @@ func (a *attempt) lookUp(ctx context.Context) (operation, error) {
 			send:     func(ctx context.Context) (reply, error) { return session.lookup(ctx, a.body) },
 		})
 		var refused *ServiceError
-		if errors.As(err, &refused) && refused.HTTPStatus == http.StatusNotFound {
+		if errors.As(err, &refused) && refused.HTTPStatus == http.StatusNotFound || errors.Is(err, errNoLookup) {
 			return operation{}, nil
 		}
 		if err != nil {
@@ -269,12 +278,22 @@ func (a *attempt) judge(ctx context.Context, q question, err error) (later *Serv
 	}
 }
 
-// send connects if need be, reports the steps and sends.
+// send sends, over the next transport too if the session goes on to one.
 func (a *attempt) send(ctx context.Context, q question) (reply, error) {
 	if a.deadline.IsZero() {
 		a.deadline = time.Now().Add(a.limit)
 		a.credential.begin(int(a.worked.Load())) // not sooner: a neighbour may have learned it meanwhile
 	}
+	for {
+		answer, err := a.sendOnce(ctx, q)
+		if !errors.Is(err, errNextRung) {
+			return answer, err
+		}
+	}
+}
+
+// sendOnce connects if need be, reports the steps and sends.
+func (a *attempt) sendOnce(ctx context.Context, q question) (reply, error) {
 	fresh, err := a.session.connect(ctx)
 	if err != nil {
 		return reply{}, err

@@ -25,6 +25,7 @@ type Transport string
 
 // The transports.
 const (
+	TransportAuto   Transport = "auto"    // the first that works of https, mqtt-ws and mqtt, beginning where it worked before
 	TransportHTTPS  Transport = "https"   // all registrations share one pool of connections
 	TransportMQTT   Transport = "mqtt"    // a connection for each registration, because it carries the device's credentials
 	TransportMQTTWS Transport = "mqtt-ws" // the same over WebSocket, for sites that let only port 443 out
@@ -50,7 +51,16 @@ type Config struct {
 	IDScope string
 
 	// Transport is one of the constants. Required.
+	//
+	// With TransportAuto a registration goes from one transport to the next when one cannot connect, or when something
+	// answers that is not the service. A register of which something may have been written is not sent again over another
+	// (rule 12): then the attempt ends, and the next one begins elsewhere. A port in Endpoint is that of HTTPS and of
+	// WebSocket; MQTT stays at 8883.
 	Transport Transport
+
+	// Prefer is where TransportAuto begins: what [Client.Worked] told an earlier run of the program. When it fails, the
+	// ladder is begun from the top. Empty begins there at once.
+	Prefer Transport
 
 	// RootCAs are the roots that the service's certificate must lead to; nil uses the system's.
 	RootCAs *x509.CertPool
@@ -97,6 +107,7 @@ type Client struct {
 	agent   string // product name and version, as sent
 	open    func(registrationID string, shown *credential) session
 	release func()       // closes what sessions share
+	ladder  *ladder      // nil but with TransportAuto
 	worked  atomic.Int64 // index of the key that was accepted last
 
 	warned sync.Map // thumbprints of certificates whose expiry was warned of, each once
@@ -131,15 +142,23 @@ func New(cfg Config) (*Client, error) {
 		Dial: cfg.DialContext, Proxy: cfg.Proxy, RootCAs: cfg.RootCAs, Now: cfg.Clock.Now,
 	}).DialContext
 	secure := &tls.Config{ServerName: host, RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12, Time: cfg.Clock.Now}
+	https := newHTTPSTransport(cfg, host, port, secure, c.agent)
+	webSocket := newMQTTTransport(cfg, orPort(host, port, httpsPort), true, secure, c.agent)
+	c.release = https.close
 	switch cfg.Transport {
+	case TransportAuto:
+		mqtt := newMQTTTransport(cfg, net.JoinHostPort(host, mqttPort), false, secure, c.agent)
+		c.ladder = newLadder(cfg.Prefer, c.log,
+			rung{TransportHTTPS, https.session}, rung{TransportMQTTWS, webSocket.session}, rung{TransportMQTT, mqtt.session})
+		c.open = c.ladder.session
 	case TransportHTTPS:
-		shared := newHTTPSTransport(cfg, host, port, secure, c.agent)
-		c.open, c.release = shared.session, shared.close
-	case TransportMQTT, TransportMQTTWS:
-		shared := newMQTTTransport(cfg, host, port, secure, c.agent)
-		c.open, c.release = shared.session, func() {}
+		c.open = https.session
+	case TransportMQTTWS:
+		c.open = webSocket.session
+	case TransportMQTT:
+		c.open = newMQTTTransport(cfg, orPort(host, port, mqttPort), false, secure, c.agent).session
 	default:
-		return nil, &ConfigError{Field: "Transport", Problem: fmt.Sprintf("transport %q is unknown; use https, mqtt-ws or mqtt", cfg.Transport)}
+		return nil, &ConfigError{Field: "Transport", Problem: fmt.Sprintf("transport %q is unknown; use auto, https, mqtt-ws or mqtt", cfg.Transport)}
 	}
 	c.life, c.end = context.WithCancel(context.Background())
 	return c, nil
@@ -175,6 +194,14 @@ func (cfg *Config) fillIn() error {
 		cfg.Clock = NewClock(time.Time{}, cfg.Logger)
 	}
 	return nil
+}
+
+// orPort joins a host with its port, or with the usual one.
+func orPort(host, port, usual string) string {
+	if port == "" {
+		port = usual
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // splitEndpoint takes "host" or "host:port"; port is "" for the former.
@@ -280,6 +307,15 @@ func (c *Client) begin(ctx context.Context) (_ context.Context, end func(), err 
 		cancel(nil)
 		c.running.Done()
 	}, nil
+}
+
+// Worked is the transport over which the service answered last, to be kept for [Config.Prefer], with which it begins; ""
+// while it has not, or since it failed there. With another transport than TransportAuto it is that one.
+func (c *Client) Worked() Transport {
+	if c.ladder == nil {
+		return c.cfg.Transport
+	}
+	return c.ladder.known()
 }
 
 // Close ends all registrations that are running with [ErrClosed], waits for them, and closes the connections. It

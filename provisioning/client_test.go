@@ -500,7 +500,7 @@ func TestNewRefusesABadConfiguration(t *testing.T) {
 		{"no ID scope", func(c *Config) { c.IDScope = "" }, "ID scope"},
 		{"ID scope with a slash", func(c *Config) { c.IDScope = "0ne/x" }, "ID scope"},
 		{"no transport", func(c *Config) { c.Transport = "" }, `transport ""`},
-		{"amqp", func(c *Config) { c.Transport = "amqp" }, `transport "amqp" is unknown; use https, mqtt-ws or mqtt`},
+		{"amqp", func(c *Config) { c.Transport = "amqp" }, `transport "amqp" is unknown; use auto, https, mqtt-ws or mqtt`},
 		{"negative budget", func(c *Config) { c.PollsPerSecond = -1 }, "-1 polls per second"},
 		{"negative fleet", func(c *Config) { c.Fleet = -1 }, "below zero"},
 	}

@@ -34,6 +34,29 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// TestConformanceOfTheLadder runs the suite over HTTPS again, as the first transport of "auto". Left out is what the
+// ladder answers in its own way: by going on to another transport.
+func TestConformanceOfTheLadder(t *testing.T) {
+	auto := func(env conformancetest.Environment) (conformancetest.Client, error) {
+		env.Transport = conformancetest.Transport(provisioning.TransportAuto)
+		return newConforming(env)
+	}
+	goesOn := map[string]bool{
+		"a 404 of somebody else begins nothing":                             true,
+		"a connection that cannot be made is tried again soon, a few times": true,
+	}
+	for _, c := range conformancetest.Cases() {
+		if !c.Concerns(conformancetest.HTTPS) || goesOn[c.Name] {
+			continue
+		}
+		t.Run(c.String(), func(t *testing.T) {
+			for _, finding := range c.Run(t, conformancetest.HTTPS, auto) {
+				t.Error(finding)
+			}
+		})
+	}
+}
+
 // conforming is the client in the suite's words.
 type conforming struct {
 	*provisioning.Client

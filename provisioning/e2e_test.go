@@ -33,6 +33,7 @@ const (
 	heatPumps = "contoso-heatpumps-hub-1098.azure-devices.net"
 	group     = "contoso-custom-allocated-devices"
 	nowhere   = "dps.invalid" // on the service's certificate, and known to no name server
+	anyHost   = "example.com" // on the service's certificate, and on those of net/http/httptest
 )
 
 // site is a running local service.
@@ -76,7 +77,7 @@ func newSiteWith(t *testing.T, options dpslocal.Options) *site {
 	server, err := dpslocal.New(dpslocal.Config{
 		IDScope:  "0ne00002193",
 		Hubs:     []dpslocal.Hub{{Name: toasters}, {Name: heatPumps}},
-		TLSNames: []string{nowhere},
+		TLSNames: []string{nowhere, anyHost},
 		EnrollmentGroups: []dpslocal.EnrollmentGroup{{
 			ID:               group,
 			AllocationPolicy: dpslocal.Custom,

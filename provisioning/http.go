@@ -125,6 +125,8 @@ type httpsSession struct {
 // connect has nothing to do: the pool connects when a request needs it.
 func (s *httpsSession) connect(context.Context) (bool, error) { return false, nil }
 
+func (s *httpsSession) canLookUp() bool { return true }
+
 // reset has nothing to do either: each request carries a token of its own.
 func (s *httpsSession) reset() {}
 
@@ -167,7 +169,11 @@ func (s *httpsSession) exchange(ctx context.Context, method, address string, bod
 
 	response, err := s.transport.client.Do(request)
 	if err != nil {
-		return reply{}, withoutURL(err)
+		err = withoutURL(err)
+		if !isWritten(ctx) {
+			err = &unsentError{err}
+		}
+		return reply{}, err
 	}
 	defer func() { _ = response.Body.Close() }()
 	// One byte more than allowed, so that a longer answer is noticed and not read as a shorter one.
@@ -198,6 +204,18 @@ func watchWriting(ctx context.Context) context.Context {
 	return context.WithValue(ctx, writtenKey{}, written)
 }
 
+// isWritten tells whether something was, as far as anybody watches.
+func isWritten(ctx context.Context) bool {
+	written, watched := ctx.Value(writtenKey{}).(*atomic.Bool)
+	return watched && written.Load()
+}
+
+// unsentError is why a request was not sent: nothing of it was written, or sending it again does no harm.
+type unsentError struct{ err error }
+
+func (e *unsentError) Error() string { return e.err.Error() }
+func (e *unsentError) Unwrap() error { return e.err }
+
 // checkHiccup is go-retryablehttp's policy: it never repeats what was answered, whatever the answer, and never a PUT
 // of which something was written (rule 12). Answers are rule 2's business.
 func checkHiccup(ctx context.Context, _ *http.Response, err error) (bool, error) {
@@ -207,8 +225,7 @@ func checkHiccup(ctx context.Context, _ *http.Response, err error) (bool, error)
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
-	written, watched := ctx.Value(writtenKey{}).(*atomic.Bool)
-	if watched && written.Load() {
+	if isWritten(ctx) {
 		return false, err
 	}
 	return isHiccup(err), nil

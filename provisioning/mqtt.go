@@ -23,7 +23,7 @@ const (
 
 const (
 	mqttPort      = "8883"
-	webSocketPort = "443"
+	httpsPort     = "443"            // and MQTT over WebSocket
 	mqttKeepAlive = 60 * time.Second // a wait of rule 2 may be longer; a connection that died meanwhile is made anew
 )
 
@@ -37,17 +37,9 @@ type mqttTransport struct {
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-func newMQTTTransport(cfg Config, host, port string, secure *tls.Config, agent string) *mqttTransport {
-	webSocket := cfg.Transport == TransportMQTTWS
-	switch {
-	case port != "":
-	case webSocket:
-		port = webSocketPort
-	default:
-		port = mqttPort
-	}
+func newMQTTTransport(cfg Config, address string, webSocket bool, secure *tls.Config, agent string) *mqttTransport {
 	return &mqttTransport{
-		address:   net.JoinHostPort(host, port),
+		address:   address,
 		webSocket: webSocket,
 		idScope:   cfg.IDScope,
 		agent:     agent,

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -88,6 +89,12 @@ func (e *ProxyError) Error() string {
 		return fmt.Sprintf("proxy settings: %v", e.Cause)
 	}
 	return fmt.Sprintf("proxy %s: %v", e.Proxy, e.Cause)
+}
+
+// Credentials tells whether the proxy wants a user name and a password, or others than it got.
+func (e *ProxyError) Credentials() bool {
+	// Some, tinyproxy among them, say 401 where 407 is meant.
+	return e.Status == http.StatusProxyAuthRequired || e.Status == http.StatusUnauthorized
 }
 
 // Unwrap returns the cause.

@@ -75,8 +75,7 @@ func ask(conn net.Conn, proxy *url.URL, address string) (status int, err error) 
 	if err != nil {
 		return 0, noAnswer(err, bounded.N == 0)
 	}
-	// Some, tinyproxy among them, say 401 where 407 is meant.
-	credentials := answer.StatusCode == http.StatusProxyAuthRequired || answer.StatusCode == http.StatusUnauthorized
+	credentials := (&ProxyError{Status: answer.StatusCode}).Credentials()
 	switch {
 	case credentials && proxy.User == nil:
 		return answer.StatusCode, fmt.Errorf("it wants a user name and a password (status %d)", answer.StatusCode)

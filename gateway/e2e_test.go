@@ -104,9 +104,12 @@ func startEndToEnd(t *testing.T, transport string, id string, fault func(dpsloca
 	if err := os.WriteFile(filepath.Join(dir, "group-key"), []byte(key), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	endpoint := e.service.HTTPSAddr()
-	if transport == "mqtt" {
+	endpoint, hubs := e.service.HTTPSAddr(), e.service.MQTTAddr()
+	switch transport {
+	case "mqtt":
 		endpoint = e.service.MQTTAddr()
+	case "mqtt-ws": // of the hubs too
+		hubs = e.service.HTTPSAddr()
 	}
 	cfg, err := config.Parse("test.toml", fmt.Appendf(nil, `
 site = "mainbuilding"
@@ -133,7 +136,7 @@ driver = "modbus-rtu"
 profile = "contoso-hpsd-088"
 units = "7"
 `, dir, endpoint, transport, filepath.Join(dir, "group-key"), e.service.CAFile(),
-		toasterHub, e.service.MQTTAddr(), heatPumpHub, e.service.MQTTAddr(), e.toaster.Path(), e.heatPump.Path()))
+		toasterHub, hubs, heatPumpHub, hubs, e.toaster.Path(), e.heatPump.Path()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +185,7 @@ func is(state State) func(Status) bool { return func(a Status) bool { return a.S
 // a new desired property, one out of bounds, a device deleted at its hub.
 func TestEndToEnd(t *testing.T) {
 	t.Parallel()
-	for _, transport := range []string{"https", "mqtt"} {
+	for _, transport := range []string{"auto", "mqtt-ws", "mqtt"} {
 		t.Run(transport, func(t *testing.T) {
 			t.Parallel()
 			e := startEndToEnd(t, transport, toasterID, nil)

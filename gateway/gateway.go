@@ -116,14 +116,17 @@ func (g *Gateway) newWorld(ctx context.Context, cfg config.Config, fleet int) (*
 		return nil, &ConfigError{err}
 	}
 	settings.Logger, settings.Fleet = g.log, fleet
-	if g.client, err = provisioning.New(settings); err != nil {
+	client, err := newClimber(ctx, settings, g.store, g.log)
+	if err != nil {
 		return nil, &ConfigError{fmt.Errorf("preparing the DPS client: %w", err)}
 	}
+	g.client = client.Client
 	return &world{
-		store: g.store, registrar: g.client, keys: keys, payload: cfg.DPS.Payload, hubMode: cfg.Hub.Mode,
+		store: g.store, registrar: client, keys: keys, payload: cfg.DPS.Payload, hubMode: cfg.Hub.Mode,
 		log: g.log, changed: g.change, clock: g.clock, budget: settings.Budget, reach: newReach(g.log),
 		openHub: func(ctx context.Context, a *assignment, key provisioning.DeviceKey) (hubSession, error) {
-			return openHub(ctx, cfg, a, key, g.clock, g.log)
+			webSocket := client.Worked() == provisioning.TransportMQTTWS
+			return openHub(ctx, cfg.Hub, webSocket, a, key, g.clock, g.log)
 		},
 	}, nil
 }
@@ -133,12 +136,12 @@ const tokenLife = time.Hour
 
 // openHub opens a session with a token of its own. Where the service is reached over WebSocket, port 8883 is closed, and
 // the hubs are reached in the same way.
-func openHub(ctx context.Context, cfg config.Config, a *assignment, key provisioning.DeviceKey, clock *provisioning.Clock, log *slog.Logger) (hubSession, error) {
+func openHub(ctx context.Context, cfg config.Hub, webSocket bool, a *assignment, key provisioning.DeviceKey, clock *provisioning.Clock, log *slog.Logger) (hubSession, error) {
 	resource := provisioning.HubResource(a.AssignedHub, a.DeviceID)
 	session, err := hub.Connect(ctx, hub.Config{
-		Host: a.AssignedHub, Address: cfg.Hub.Resolve[a.AssignedHub], DeviceID: a.DeviceID, RootCAs: cfg.Hub.RootCAs, Logger: log,
+		Host: a.AssignedHub, Address: cfg.Resolve[a.AssignedHub], DeviceID: a.DeviceID, RootCAs: cfg.RootCAs, Logger: log,
 		Now:       clock.Now,
-		WebSocket: cfg.DPS.Client.Transport == provisioning.TransportMQTTWS,
+		WebSocket: webSocket,
 		Token: func(now time.Time) (string, error) {
 			return key.SASToken(resource, "", now.Add(tokenLife)).Reveal(), nil
 		},

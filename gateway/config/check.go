@@ -173,9 +173,9 @@ func checkDPS(p *problems, raw rawDPS) (*DPS, *x509.CertPool) {
 		p.add("[dps] id_scope", "%q is not an ID scope; one looks like 0ne00002193", raw.IDScope)
 	}
 	switch raw.Transport {
-	case "", "auto", "https":
-		dps.Client.Transport = provisioning.TransportHTTPS
-	case "mqtt", "mqtt-ws":
+	case "":
+		dps.Client.Transport = provisioning.TransportAuto
+	case "auto", "https", "mqtt", "mqtt-ws":
 		dps.Client.Transport = provisioning.Transport(raw.Transport)
 	default:
 		p.add("[dps] transport", `%q is none of "auto", "https", "mqtt", "mqtt-ws"`, raw.Transport)

@@ -43,7 +43,7 @@ func TestParseComplete(t *testing.T) {
 	if got, want := cfg.DPS.Client.Endpoint, "global.azure-devices-provisioning.net"; got != want {
 		t.Errorf("endpoint: got %q, want %q", got, want)
 	}
-	if got, want := cfg.DPS.Client.Transport, provisioning.TransportHTTPS; got != want {
+	if got, want := cfg.DPS.Client.Transport, provisioning.TransportAuto; got != want {
 		t.Errorf("transport: got %q, want %q", got, want)
 	}
 	if got, want := cfg.DPS.Client.RegistersPerMinute, 100.0; got != want {

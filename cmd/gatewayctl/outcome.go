@@ -21,14 +21,18 @@ type outcome struct {
 	operationID    string                  // empty until the service gave one
 	assignment     provisioning.Assignment // zero unless err is nil
 	began          time.Time               // when the first request was due
+	requested      bool                    // it was sent, or is about to be
 	elapsed        time.Duration           // from the first request to the end, waits included
 	err            error
 }
 
 // observe keeps what a step tells that an error will not.
 func (o *outcome) observe(progress provisioning.Progress) {
-	if progress.Step == provisioning.StepWaiting && progress.Status == "" {
-		o.began = time.Now().Add(progress.Wait) // for its turn, before the first request
+	switch {
+	case progress.Step != provisioning.StepWaiting:
+		o.requested = true
+	case !o.requested:
+		o.began = time.Now().Add(progress.Wait)
 	}
 	if progress.Status != "" {
 		o.status = progress.Status

@@ -112,7 +112,8 @@ func TestElapsed(t *testing.T) {
 		t.Errorf("a wait for the first turn counts: %s", o.elapsed)
 	}
 	o = outcome{began: time.Now().Add(-time.Hour)}
-	o.observe(provisioning.Progress{Step: provisioning.StepWaiting, Wait: time.Minute, Status: provisioning.StatusAssigning})
+	o.observe(provisioning.Progress{Step: provisioning.StepSubmitting})
+	o.observe(provisioning.Progress{Step: provisioning.StepWaiting, Wait: time.Minute})
 	o.settle()
 	if o.elapsed < time.Hour {
 		t.Errorf("a later wait does not count: %s", o.elapsed)

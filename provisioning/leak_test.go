@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -107,7 +108,7 @@ func TestCancelAnywhere(t *testing.T) {
 func TestCancelAtEveryStep(t *testing.T) {
 	forgotten := inOrder(assigning("1"), refusal(404, 404202, ""), assigning("1"), assigned(testOp))
 	endEverywhere(t, []point{
-		{step: StepWaiting, first: true, change: func(_ *testing.T, d *dps) { d.cfg.RegistersPerMinute = 60 }},
+		{step: StepWaiting, first: true, change: func(_ *testing.T, d *dps) { d.cfg.RegistersPerMinute = 6 }},
 		{step: StepConnected, over: overMQTT},
 		{step: StepLookingUp, over: overHTTPS, ask: interrupted},
 		{step: StepSubmitting},
@@ -132,6 +133,20 @@ func endEverywhere(t *testing.T, points []point) {
 					}
 					endOnce(t, service, p, how)
 				})
+				for _, rung := range []Transport{TransportHTTPS, TransportMQTT} {
+					if p.over != nil && !slices.Contains(p.over, rung) {
+						continue
+					}
+					t.Run("auto, on "+string(rung), func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) {
+							service := newDPS(t, TransportAuto)
+							if rung == TransportMQTT {
+								service.network.OnDial(portClosed(testHost + ":443"))
+							}
+							endOnce(t, service, p, how)
+						})
+					})
+				}
 			})
 		}
 	}
@@ -198,13 +213,23 @@ func endOnce(t *testing.T, service *dps, p point, how string) {
 		t.Errorf("%d requests were sent after the end", more)
 	}
 	synctest.Wait()
-	if open := service.network.Open(); open != 0 && service.cfg.Transport != TransportHTTPS { // whose pool may keep one
+	if open := service.network.Open(); open != 0 && slices.Contains(overMQTT, service.cfg.Transport) { // HTTPS has a pool, which may keep one
 		t.Errorf("%d connections are left by the registration", open)
 	}
 	client.Close()
 	synctest.Wait()
 	if open := service.network.Open(); open != 0 {
 		t.Errorf("%d connections are left by the client", open)
+	}
+}
+
+// portClosed fails the dials to one address.
+func portClosed(closed string) func(address string, _ int) error {
+	return func(address string, _ int) error {
+		if address == closed {
+			return syscall.ECONNREFUSED
+		}
+		return nil
 	}
 }
 

@@ -54,9 +54,10 @@
 //
 // # Networks
 //
-// The service is at one host, on port 443 for HTTPS and MQTT over WebSocket, on port 8883 for MQTT. A site's HTTP proxy
-// is taken from HTTPS_PROXY and NO_PROXY, or is what [Config.Proxy] says; it carries all transports, and a [ProxyError]
-// tells its troubles from the service's. [Config.RootCAs] takes the roots of proxies that look into TLS.
+// The service is at one host, on port 443 for HTTPS and MQTT over WebSocket, on port 8883 for MQTT. [TransportAuto] finds
+// out which of them a site lets through. A site's HTTP proxy is taken from HTTPS_PROXY and NO_PROXY, or is what
+// [Config.Proxy] says; it carries all transports, and a [ProxyError] tells its troubles from the service's.
+// [Config.RootCAs] takes the roots of proxies that look into TLS.
 //
 // # Clock and budget
 //

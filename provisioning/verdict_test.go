@@ -155,6 +155,9 @@ func TestVerdicts(t *testing.T) {
 			{"TLS: refused", alert("protocol version not supported")},
 			{"TLS: our certificate refused", alert("bad certificate")},
 			{"no TLS at all", unreachable(tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"})},
+			{"auto: a login page, and refused elsewhere", unreachable(errors.Join(
+				fmt.Errorf("over https: %w: status 302", ErrNotService), fmt.Errorf("over mqtt-ws: %w: status 302", ErrNotService),
+				fmt.Errorf("over mqtt: %w", os.NewSyscallError("connect", syscall.ECONNREFUSED))))},
 			{"a login page answers", unreachable(fmt.Errorf("%w: status 302", ErrNotService))},
 		}},
 		{"On this machine", []verdictCase{

@@ -31,7 +31,7 @@ const (
 var idScopeShape = regexp.MustCompile(`^(?i:0ne)[0-9A-Za-z]{1,61}$`)
 
 // transports are those of the client.
-var transports = []provisioning.Transport{provisioning.TransportHTTPS, provisioning.TransportMQTTWS, provisioning.TransportMQTT}
+var transports = []provisioning.Transport{provisioning.TransportAuto, provisioning.TransportHTTPS, provisioning.TransportMQTTWS, provisioning.TransportMQTT}
 
 // transportNames lists them for people.
 func transportNames() string {
@@ -95,7 +95,7 @@ waits that long for its allocation webhook.`,
 	set.StringVar(&flags.certKeyFile, "cert-key", "", "`file` with the certificate's private key")
 	set.StringVar(&flags.derivedKeys, "derived-keys", "", "`file` that keys install has written")
 	set.StringVar(&flags.identity, "identity", "", "`file` with this gateway's identity, which opens it")
-	set.StringVar(&flags.transport, "transport", string(provisioning.TransportHTTPS), "one of "+transportNames())
+	set.StringVar(&flags.transport, "transport", string(provisioning.TransportAuto), "one of "+transportNames())
 	set.StringVar(&flags.payload, "payload", "", "`JSON` object for the allocation policy")
 	set.StringVar(&flags.caFile, "ca-file", "", "`file` with certificates to trust beside the system's")
 	set.IntVar(&flags.concurrency, "concurrency", 10, "at most `N` registrations at once")

@@ -84,7 +84,8 @@ func (s *screen) finish() {
 // broken cable need one advice. The screen is held.
 func (s *screen) printFailure(err error) {
 	d := provisioning.Verdict(err)
-	fmt.Fprintf(s.errOut, "gatewayctl: %v\n", err)
+	// Several transports may have failed, each on a line of its own.
+	fmt.Fprintf(s.errOut, "gatewayctl: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 	if s.said[d.Kind] {
 		return
 	}

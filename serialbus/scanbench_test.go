@@ -52,6 +52,32 @@ func BenchmarkScanManyLines(b *testing.B) {
 	}
 }
 
+// BenchmarkScanLateReplies scans 247 units at 115,200 baud, 1 % of whose replies come 25 to 60 ms late. complete is the
+// share of the runs in which every unit was found; it should be 1. Two runs, or twenty with SCAN_BENCH=full.
+func BenchmarkScanLateReplies(b *testing.B) {
+	runs := 2
+	if os.Getenv("SCAN_BENCH") == "full" {
+		runs = 20
+	}
+	s := benchScan{baud: 115200, units: maxUnit, form: "scan"}
+	complete, missed := 0, 0
+	for seed := range uint64(runs) {
+		l := s.line(b, newTiming(s.baud, ParityEven, 1), serialbustest.WithSeed(seed), serialbustest.WithRules(serialbustest.Rule{
+			Fault: serialbustest.FaultLate, Share: 0.01, Delay: 25 * time.Millisecond, MostDelay: 60 * time.Millisecond,
+		}))
+		found := s.survey(b, l.Path(), ScanOptions{})
+		_ = l.Close()
+		missed += s.units - found
+		if found == s.units {
+			complete++
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(b.Elapsed().Seconds()/float64(runs), "s")
+	b.ReportMetric(float64(complete)/float64(runs), "complete")
+	b.ReportMetric(float64(missed), "missed")
+}
+
 // benchScan is one cell of the table.
 type benchScan struct {
 	baud, units int
@@ -110,37 +136,47 @@ func (s benchScan) run(b *testing.B, lines int) {
 }
 
 // line makes a line of units.
-func (s benchScan) line(b *testing.B, t timing) *serialbustest.Line {
+func (s benchScan) line(b *testing.B, t timing, opts ...serialbustest.Option) *serialbustest.Line {
 	var pumps []serialbustest.HeatPump
 	for n := range s.units {
 		pumps = append(pumps, serialbustest.HeatPump{
 			Unit: byte(n + 1), Vendor: "Contoso", Model: "HPSD-088", Firmware: "12.0.2.5",
 		})
 	}
-	line, err := serialbustest.NewModbusLine(pumps, serialbustest.WithTurnaround(t.quiet))
+	line, err := serialbustest.NewModbusLine(pumps, append(opts, serialbustest.WithTurnaround(t.quiet))...)
 	if err != nil {
 		b.Fatal(err)
 	}
 	return line
 }
 
+// config is the line's.
+func (s benchScan) config(path string) Config {
+	return Config{Port: path, Driver: DriverModbusRTU, Baud: s.baud, Parity: ParityEven, Units: allUnits(), Settle: time.Nanosecond}
+}
+
+// survey does what Scan does and returns how many units were identified.
+func (s benchScan) survey(b *testing.B, path string, opts ScanOptions) int {
+	found := 0
+	all, err := Scan(context.Background(), s.config(path), opts, nil)
+	if err != nil {
+		b.Error(err)
+	}
+	for _, f := range all {
+		if f.Heard == HeardIdentity {
+			found++
+		}
+	}
+	return found
+}
+
 // scan looks at every address once and returns how many units were identified.
 func (s benchScan) scan(b *testing.B, path string, t timing) int {
-	cfg := Config{Port: path, Driver: DriverModbusRTU, Baud: s.baud, Parity: ParityEven, Units: allUnits(), Settle: time.Nanosecond}
-	ctx, found := context.Background(), 0
 	if s.form == "scan" {
-		all, err := Scan(ctx, cfg, ScanOptions{Fast: true}, nil)
-		if err != nil {
-			b.Error(err)
-		}
-		for _, f := range all {
-			if f.Heard == HeardIdentity {
-				found++
-			}
-		}
-		return found
+		return s.survey(b, path, ScanOptions{Fast: true})
 	}
-	p, err := openTTY(cfg, 1)
+	ctx, found := context.Background(), 0
+	p, err := openTTY(s.config(path), 1)
 	if err != nil {
 		b.Error(err)
 		return 0

@@ -125,7 +125,7 @@ func testALP(t *testing.T, w *wire, profile string) *alpDriver {
 		t.Fatal(err)
 	}
 	return &alpDriver{
-		port: w, timing: newTiming(115200, ParityNone, 1), wait: 100 * time.Millisecond, profile: p,
+		port: w, timing: speed{115200, ParityNone, 1}.timing(), wait: 100 * time.Millisecond, profile: p,
 		log: slog.New(slog.DiscardHandler),
 	}
 }

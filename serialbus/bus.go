@@ -27,6 +27,8 @@ type Bus struct {
 	// The rest belongs to the goroutine that runs Run.
 	events func(Event)
 	places []*place
+	speed  speed
+	search search
 	scan   scan
 	habits habits // what was learned of a Modbus line
 	down   string // why the line is down, as last told; "" = it is up or was never tried
@@ -65,11 +67,16 @@ func New(cfg Config, log *slog.Logger) (*Bus, error) {
 		cfg:      cfg,
 		profile:  p,
 		log:      log.With("port", cfg.Port),
-		open:     func() (port, error) { return openTTY(cfg, p.Serial.StopBits) },
+		speed:    speed{cfg.Baud, cfg.Parity, p.Serial.StopBits},
+		search:   search{sure: true},
 		requests: make(chan *request),
 		ready:    make(chan struct{}),
 		done:     make(chan struct{}),
 	}
+	if cfg.AutoBaud {
+		b.speed, b.search.sure = usualSpeeds()[0], false
+	}
+	b.open = func() (port, error) { return openTTY(cfg.Port, b.speed) }
 	b.habits.waits = newWaits(cfg.ReplyTimeout, shortestWait)
 	b.scan = scan{gap: slowGap, step: progressStep}
 	for _, unit := range cfg.Units {
@@ -175,7 +182,7 @@ func (b *Bus) standby(ctx context.Context, free <-chan struct{}, timer <-chan ti
 
 // newDriver returns the driver for an open port.
 func (b *Bus) newDriver(p port) driver {
-	t := newTiming(b.cfg.Baud, b.cfg.Parity, b.profile.Serial.StopBits)
+	t := b.speed.timing()
 	if b.cfg.Driver == DriverModbusRTU {
 		b.habits.waits.setFloor(shortestWaitOf("/sys/class/tty", b.cfg.Port))
 		return &modbusDriver{master: newRTU(p, t, &b.habits, b.log), profile: b.profile}
@@ -194,6 +201,12 @@ func (b *Bus) work(ctx context.Context, p port) error {
 	}
 	d := b.newDriver(p)
 	for {
+		if !b.search.sure || b.doubtful() {
+			if err := b.findSpeed(ctx, p); err != nil {
+				return err
+			}
+			d = b.newDriver(p)
+		}
 		next := b.nextLook(d, time.Now())
 		timer := time.NewTimer(time.Until(next.at))
 		var err error

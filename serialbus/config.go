@@ -66,6 +66,10 @@ type Config struct {
 	Baud int
 	// Parity is the parity of the line; empty = the profile's.
 	Parity Parity
+	// AutoBaud searches speed and parity among the usual ones (19200 8E1, 9600 8N1, 9600 8E1, 19200 8N1, 115200 8N1) until
+	// a unit answers, and again when nobody has answered for ten minutes. Only with "modbus-rtu", in place of Baud and
+	// Parity.
+	AutoBaud bool
 	// Units are the Modbus addresses to look at, 1 to 247; see [ParseUnits]. Required with "modbus-rtu", absent with "line".
 	Units []byte
 	// Known are those of Units where an appliance was found in an earlier run: they are looked at first, and patiently.
@@ -87,6 +91,9 @@ func (c Config) Validate() error {
 	faults := []error{c.validatePort(), c.validateProfile(), c.validateUnits()}
 	if c.Baud != 0 && (c.Baud < minBaud || c.Baud > maxBaud) {
 		faults = append(faults, fmt.Errorf("baud %d: allowed are %d to %d, or none for the profile's", c.Baud, minBaud, maxBaud))
+	}
+	if c.AutoBaud && (c.Driver != DriverModbusRTU || c.Baud != 0 || c.Parity != "") {
+		faults = append(faults, errors.New("baud auto: only the driver modbus-rtu can search, and then for the parity too; leave parity out"))
 	}
 	if c.Parity != "" && !slices.Contains([]Parity{ParityNone, ParityEven, ParityOdd}, c.Parity) {
 		faults = append(faults, fmt.Errorf("parity %q: allowed are none, even and odd", c.Parity))

@@ -35,6 +35,10 @@ func TestConfigValidate(t *testing.T) {
 		{"units on a line", with(toaster, func(c *Config) { c.Units = []byte{1} }), "units: only the driver modbus-rtu"},
 		{"baud", with(toaster, func(c *Config) { c.Baud = 75 }), "baud 75: allowed are 300 to 4000000"},
 		{"parity", with(toaster, func(c *Config) { c.Parity = "mark" }), `parity "mark": allowed are none, even and odd`},
+		{"speed searched", with(pumps, func(c *Config) { c.AutoBaud = true }), ""},
+		{"speed searched and given", with(pumps, func(c *Config) { c.AutoBaud, c.Baud = true, 9600 }), "baud auto: only"},
+		{"speed searched, parity given", with(pumps, func(c *Config) { c.AutoBaud, c.Parity = true, ParityEven }), "leave parity out"},
+		{"speed searched on a line", with(toaster, func(c *Config) { c.AutoBaud = true }), "baud auto: only"},
 		{"negative time", with(toaster, func(c *Config) { c.Rescan = -time.Second }), "rescan -1s"},
 		{"two faults", with(toaster, func(c *Config) { c.Port, c.Baud = "", 1 }), "baud 1"},
 	} {

@@ -26,7 +26,8 @@
 // Most addresses of such a line are silent, and silence is what costs time. So a scan has steps (serial 5.3): first the
 // units that are known, then a fast look at all others, whose wait is learned from the replies of this line, then a
 // slow look of 600 ms at those that were silent, spread over minutes and later over hours. Whoever answers is
-// identified at once. [Scanning] events tell how far it has got.
+// identified at once. [Scanning] events tell how far it has got. Where the speed of the line is not known,
+// [Config].AutoBaud searches it first.
 //
 // The driver "line" speaks ALP/1 with the single appliance on the line: JSON-RPC 2.0, one compact message a line,
 // closed by a CRC-32 (serial 6).

@@ -28,13 +28,13 @@ func (p *countingPort) Write(frame []byte) error {
 
 // OpenMaster opens a port at 19,200 baud. wait is how long a reply is waited for.
 func OpenMaster(path string, wait time.Duration) (*Master, error) {
-	tty, err := openTTY(Config{Port: path, Baud: 19200, Parity: ParityNone}, 1)
+	tty, err := openTTY(path, speed{19200, ParityNone, 1})
 	if err != nil {
 		return nil, err
 	}
 	p := &countingPort{port: tty}
 	h := &habits{waits: newWaits(wait, shortestWait)}
-	m := newRTU(p, newTiming(19200, ParityNone, 1), h, slog.New(slog.DiscardHandler))
+	m := newRTU(p, speed{19200, ParityNone, 1}.timing(), h, slog.New(slog.DiscardHandler))
 	return &Master{port: p, driver: &modbusDriver{master: m}}, nil
 }
 

@@ -167,7 +167,7 @@ func (b *Bus) inWords(p *place, err error) error {
 		return fmt.Errorf("%s: %w; %s", where, ErrSilent, check)
 	case errors.Is(err, ErrNoise):
 		return fmt.Errorf("%s: %w: wrong speed or parity (it is %d baud, parity %s), noise, or two appliances at once; compare with the appliance's manual",
-			where, ErrNoise, b.cfg.Baud, b.cfg.Parity)
+			where, ErrNoise, b.speed.baud, b.speed.parity)
 	case errors.Is(err, errUnsteady):
 		return fmt.Errorf("%s: %w; look for noise, or for two appliances with one address", where, err)
 	default:

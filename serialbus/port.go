@@ -15,6 +15,8 @@ type port interface {
 	Read(buf []byte, wait time.Duration) (int, error)
 	// Write sends the whole frame, or fails when the port does not take it within a second or so.
 	Write(frame []byte) error
+	// SetSpeed changes speed and shape of the characters.
+	SetSpeed(s speed) error
 	// Flush discards what was received and not read.
 	Flush() error
 	// Close gives the port back. The returned channel closes when it is free to be opened again, which a write that
@@ -63,15 +65,15 @@ type timing struct {
 	quiet time.Duration // 3.5 characters, the rest between frames
 }
 
-// newTiming computes the times of a line: one start bit, 8 data bits, and the parity and stop bits given. Above
-// 19,200 baud the rest between frames is fixed, because interrupts cannot keep up with shorter ones (serial 5.1).
-func newTiming(baud int, parity Parity, stopBits int) timing {
-	bits := 1 + 8 + stopBits // start, data, stop
-	if parity != ParityNone {
+// timing computes the times of a line: one start bit, 8 data bits, and the parity and stop bits given. Above 19,200
+// baud the rest between frames is fixed, because interrupts cannot keep up with shorter ones (serial 5.1).
+func (s speed) timing() timing {
+	bits := 1 + 8 + s.stopBits // start, data, stop
+	if s.parity != ParityNone {
 		bits++
 	}
-	char := time.Duration(bits) * time.Second / time.Duration(baud)
-	if baud > 19200 {
+	char := time.Duration(bits) * time.Second / time.Duration(s.baud)
+	if s.baud > 19200 {
 		return timing{char: char, quiet: 1750 * time.Microsecond}
 	}
 	return timing{char: char, quiet: char * 7 / 2}

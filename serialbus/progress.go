@@ -10,8 +10,9 @@ import (
 // ScanStep is one of the steps of a scan.
 type ScanStep string
 
-// The steps of a scan, in their order. Appliances are identified as soon as they answer.
+// The steps of a scan, in their order. StepSpeed comes only where the speed is searched. Appliances are identified as soon as they answer.
 const (
+	StepSpeed ScanStep = "speed" // all places at one speed after the other, until somebody answers
 	StepKnown ScanStep = "known" // places where an appliance is known to be
 	StepFast  ScanStep = "fast"  // all others, with the shortest wait that this line allows
 	StepSlow  ScanStep = "slow"  // those that were silent, with 600 ms each
@@ -26,6 +27,7 @@ type Progress struct {
 	Left    time.Duration // about how long it will still take
 	Found   int           // places where somebody was identified
 	Units   int           // places in all
+	Speed   string        // of the line, as tried now or found: "19200 8E1"
 	// Finding is what was found since the last report of a [Scan], nil if nothing new. A [Bus] leaves it nil: there it
 	// is an event of its own.
 	Finding *Finding
@@ -66,7 +68,7 @@ func (b *Bus) beginLook(l look) {
 		b.scan.began = time.Now()
 	}
 	step := map[manner]ScanStep{lookKnown: StepKnown, lookFast: StepFast, lookSlow: StepSlow}[l.how]
-	if l.how == lookKnown && b.scan.last.Step != "" {
+	if l.how == lookKnown && (b.scan.last.Step == StepFast || b.scan.last.Step == StepSlow) {
 		step = b.scan.last.Step // one that answered late is looked at again, whatever the step
 	}
 	b.report(step, int(l.place.unit))
@@ -121,11 +123,17 @@ func (b *Bus) report(step ScanStep, unit int) {
 	if step == s.last.Step && now.Sub(s.reported) < s.step {
 		return
 	}
-	left := b.scanLeft()
-	worked := s.worked + now.Sub(s.began)
-	percent := 100
-	if step != StepDone {
-		percent = min(int(100*worked/max(worked+left, 1)), 99)
+	left, worked := b.scanLeft(), s.worked
+	if !s.began.IsZero() {
+		worked += now.Sub(s.began)
+	}
+	percent := min(int(100*worked/max(worked+left, 1)), 99)
+	switch step {
+	case StepSpeed:
+		percent, left = 0, b.search.left
+	case StepDone:
+		percent, left = 100, 0
+	case StepKnown, StepFast, StepSlow:
 	}
 	found := 0
 	for _, p := range b.places {
@@ -136,7 +144,7 @@ func (b *Bus) report(step ScanStep, unit int) {
 	s.reported = now
 	s.last = Progress{
 		Percent: max(percent, s.last.Percent), Step: step, Unit: unit, Left: left.Round(100 * time.Millisecond),
-		Found: found, Units: len(b.places),
+		Found: found, Units: len(b.places), Speed: b.speed.String(),
 	}
 	b.events(Event{Kind: Scanning, Unit: unit, Progress: s.last})
 }

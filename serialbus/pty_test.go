@@ -245,6 +245,17 @@ func TestWrongSpeedOnAPTY(t *testing.T) {
 	}
 }
 
+func TestSpeedIsSearchedOnAPTY(t *testing.T) {
+	t.Parallel()
+	l := newPumps(t, []serialbustest.HeatPump{mainbuilding}, serialbustest.WithBaud(9600))
+	cfg := pumpConfig(l.Path(), 1, 2)
+	cfg.AutoBaud = true
+	bus := runBus(t, cfg)
+	if diff := cmp.Diff(pumpIdentity(), bus.next(t, serialbus.Found, 1).Identity); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestFaultsOnAPTY: lost, damaged and foreign replies and an echo do not keep an appliance from being found and set.
 func TestFaultsOnAPTY(t *testing.T) {
 	t.Parallel()

@@ -23,6 +23,7 @@ type habits struct {
 	echo     bool // the adapter sends back what it is given
 	unechoed int  // replies in a row that came without an echo, if echo
 	notes    map[byte]*note
+	answered time.Time // when a unit answered last
 }
 
 // note is what the replies of one unit have shown.
@@ -221,6 +222,7 @@ func (m *rtu) learn(r *receiver, delay time.Duration) {
 		m.habits.waits.answered(delay)
 	}
 	h := m.habits
+	h.answered = m.busy
 	n := h.note(r.request[0])
 	n.slowest = max(n.slowest, delay)
 	switch {

@@ -18,7 +18,7 @@ import (
 // newTestRTU is a master at 19,200 baud 8E1 with a patience of 100 ms.
 func newTestRTU(w *wire) *rtu {
 	h := &habits{waits: newWaits(100*time.Millisecond, shortestWait)}
-	return newRTU(w, newTiming(19200, ParityEven, 1), h, slog.New(slog.DiscardHandler))
+	return newRTU(w, speed{19200, ParityEven, 1}.timing(), h, slog.New(slog.DiscardHandler))
 }
 
 func TestTiming(t *testing.T) {
@@ -35,7 +35,7 @@ func TestTiming(t *testing.T) {
 		{"115200 8N1", 115200, ParityNone, 1, 86805, 1750 * time.Microsecond},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got := newTiming(tc.baud, tc.parity, tc.stop)
+			got := speed{tc.baud, tc.parity, tc.stop}.timing()
 			if got.char != tc.char || got.quiet != tc.silent {
 				t.Errorf("got %d, %d ns, want %d, %d", got.char, got.quiet, tc.char, tc.silent)
 			}

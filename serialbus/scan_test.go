@@ -17,6 +17,7 @@ import (
 type village struct {
 	delays map[byte]time.Duration
 	deaf   map[byte]bool // does not hear for 550 ms after a request to somebody else that nobody answered
+	hush   bool          // at a wrong speed they keep silent instead of sending garbage
 	gone   atomic.Bool
 
 	silence time.Time // when the last request was that nobody answered
@@ -40,6 +41,11 @@ func (v *village) answer(request []byte) []burst {
 // runLine runs a bus with these units in a synctest bubble.
 func runLine(t *testing.T, v *village, change func(*Config)) *bench {
 	t.Helper()
+	return runWire(t, &wire{answer: v.answer}, change)
+}
+
+func runWire(t *testing.T, w *wire, change func(*Config)) *bench {
+	t.Helper()
 	cfg := Config{Port: "/dev/ttyTEST", Driver: DriverModbusRTU, Units: allUnits()}
 	if change != nil {
 		change(&cfg)
@@ -48,7 +54,7 @@ func runLine(t *testing.T, v *village, change func(*Config)) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{bus: bus, ended: make(chan error, 1), wire: &wire{answer: v.answer}}
+	b := &bench{bus: bus, ended: make(chan error, 1), wire: w}
 	bus.open = b.open
 	return b.start(t)
 }
@@ -203,7 +209,7 @@ func TestScanGoesOnAfterAPortLoss(t *testing.T) {
 			t.Errorf("%+v, then %+v", before[len(before)-1], after[0])
 		}
 		b.after(10 * time.Minute)
-		if p := b.progress(); p[len(p)-1] != (Progress{Percent: 100, Step: StepDone, Unit: 247, Found: 3, Units: 247}) {
+		if p := b.progress(); p[len(p)-1] != (Progress{Percent: 100, Step: StepDone, Unit: 247, Found: 3, Units: 247, Speed: "19200 8E1"}) {
 			t.Errorf("at the end %+v", p[len(p)-1])
 		}
 	})
@@ -217,14 +223,14 @@ func TestLateReplyFindsItsUnit(t *testing.T) {
 			v.delays[u] = 2 * ms
 		}
 		first := true
-		b := runLine(t, v, func(c *Config) { c.Units = allUnits()[:20] })
-		b.wire.answer = func(request []byte) []burst {
+		w := &wire{answer: func(request []byte) []burst {
 			if request[0] == 12 && first {
 				first = false
 				return []burst{{50 * ms, frameOf(t, "0C 03 02 00 00")}}
 			}
 			return v.answer(request)
-		}
+		}}
+		b := runWire(t, w, func(c *Config) { c.Units = allUnits()[:20] })
 		told := b.after(5 * time.Second)
 		if found := strings.Count(strings.Join(told, "\n"), "found"); found != 20 {
 			t.Errorf("%d found: %v", found, told)
@@ -242,7 +248,7 @@ func TestProgressOfASmallLine(t *testing.T) {
 		b := runLine(t, &village{delays: map[byte]time.Duration{7: 5 * ms}}, func(c *Config) { c.Units = []byte{7} })
 		b.after(time.Minute)
 		got := fmt.Sprint(b.progress())
-		if want := "[{0 fast 7 1.5s 0 1 <nil>} {100 done 7 0s 1 1 <nil>}]"; got != want {
+		if want := "[{0 fast 7 1.5s 0 1 19200 8E1 <nil>} {100 done 7 0s 1 1 19200 8E1 <nil>}]"; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	})

@@ -62,7 +62,7 @@ func BenchmarkScanLateReplies(b *testing.B) {
 	s := benchScan{baud: 115200, units: maxUnit, form: "scan"}
 	complete, missed := 0, 0
 	for seed := range uint64(runs) {
-		l := s.line(b, newTiming(s.baud, ParityEven, 1), serialbustest.WithSeed(seed), serialbustest.WithRules(serialbustest.Rule{
+		l := s.line(b, speed{s.baud, ParityEven, 1}.timing(), serialbustest.WithSeed(seed), serialbustest.WithRules(serialbustest.Rule{
 			Fault: serialbustest.FaultLate, Share: 0.01, Delay: 25 * time.Millisecond, MostDelay: 60 * time.Millisecond,
 		}))
 		found := s.survey(b, l.Path(), ScanOptions{})
@@ -105,7 +105,7 @@ func (s benchScan) limit(t timing, wait time.Duration) time.Duration {
 
 // run scans that many lines at once and reports.
 func (s benchScan) run(b *testing.B, lines int) {
-	t := newTiming(s.baud, ParityEven, 1)
+	t := speed{s.baud, ParityEven, 1}.timing()
 	var ports []string
 	for range lines {
 		l := s.line(b, t)
@@ -176,7 +176,7 @@ func (s benchScan) scan(b *testing.B, path string, t timing) int {
 		return s.survey(b, path, ScanOptions{Fast: true})
 	}
 	ctx, found := context.Background(), 0
-	p, err := openTTY(s.config(path), 1)
+	p, err := openTTY(path, speed{s.baud, ParityEven, 1})
 	if err != nil {
 		b.Error(err)
 		return 0

@@ -251,7 +251,7 @@ func TestAllUnitsAreFoundThoughSomeAreLate(t *testing.T) {
 	for seed := range uint64(20) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := &lateLine{random: rand.New(rand.NewPCG(seed, 1)), char: newTiming(115200, ParityEven, 1).char}
+				l := &lateLine{random: rand.New(rand.NewPCG(seed, 1)), char: speed{115200, ParityEven, 1}.timing().char}
 				b, err := New(Config{
 					Port: "/dev/ttyTEST", Driver: DriverModbusRTU, Units: allUnits(), Baud: 115200,
 					Recheck: maxTimeout, Rescan: maxTimeout,

@@ -23,6 +23,7 @@ type library interface {
 	Read(buf []byte) (int, error)
 	Write(data []byte) (int, error)
 	SetReadTimeout(wait time.Duration) error
+	SetMode(mode *serial.Mode) error
 	ResetInputBuffer() error
 	Close() error
 }
@@ -42,28 +43,33 @@ type tty struct {
 var _ port = (*tty)(nil)
 
 // openTTY opens and locks a port.
-func openTTY(cfg Config, stopBits int) (port, error) {
-	lock, err := lockTTY(cfg.Port)
+func openTTY(path string, s speed) (port, error) {
+	lock, err := lockTTY(path)
 	if err != nil {
-		return nil, openError(cfg.Port, err)
+		return nil, openError(path, err)
 	}
-	mode := &serial.Mode{BaudRate: cfg.Baud, DataBits: 8, Parity: serial.NoParity, StopBits: serial.OneStopBit}
-	switch cfg.Parity {
+	lib, err := serial.Open(path, s.mode())
+	if err != nil {
+		_ = unix.Close(lock) // the error that counts is the one of the open
+		return nil, openError(path, err)
+	}
+	return &tty{path: path, lib: lib, lock: lock, freed: make(chan struct{})}, nil
+}
+
+// mode is the speed in the library's words.
+func (s speed) mode() *serial.Mode {
+	mode := &serial.Mode{BaudRate: s.baud, DataBits: 8, Parity: serial.NoParity, StopBits: serial.OneStopBit}
+	switch s.parity {
 	case ParityEven:
 		mode.Parity = serial.EvenParity
 	case ParityOdd:
 		mode.Parity = serial.OddParity
 	case ParityNone:
 	}
-	if stopBits == 2 {
+	if s.stopBits == 2 {
 		mode.StopBits = serial.TwoStopBits
 	}
-	lib, err := serial.Open(cfg.Port, mode)
-	if err != nil {
-		_ = unix.Close(lock) // the error that counts is the one of the open
-		return nil, openError(cfg.Port, err)
-	}
-	return &tty{path: cfg.Port, lib: lib, lock: lock, freed: make(chan struct{})}, nil
+	return mode
 }
 
 // lockTTY takes the lock that keeps other programs of ours off the port. The library's own exclusive mode does not
@@ -185,6 +191,17 @@ func (t *tty) writeAll(frame []byte) error {
 			return t.lost(err)
 		}
 		frame = frame[n:]
+	}
+	return nil
+}
+
+// SetSpeed implements port.
+func (t *tty) SetSpeed(s speed) error {
+	if t.isClosed() {
+		return t.lost(errors.New("closed"))
+	}
+	if err := t.lib.SetMode(s.mode()); err != nil {
+		return t.lost(err)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.bug.st/serial"
 	"golang.org/x/sys/unix"
 
 	"github.com/contoso/gatewayd/serialbus/serialbustest"
@@ -27,6 +28,7 @@ type fakeLibrary struct {
 
 func (f *fakeLibrary) Read(buf []byte) (int, error)       { f.count(); return f.read(buf) }
 func (f *fakeLibrary) Write(data []byte) (int, error)     { f.count(); return f.write(data) }
+func (f *fakeLibrary) SetMode(*serial.Mode) error         { f.count(); return nil }
 func (f *fakeLibrary) SetReadTimeout(time.Duration) error { f.count(); return nil }
 func (f *fakeLibrary) ResetInputBuffer() error            { f.count(); return nil }
 func (f *fakeLibrary) Close() error                       { f.closed = true; return nil }
@@ -95,6 +97,9 @@ func TestTTYNothingAfterClose(t *testing.T) {
 	if err := p.Flush(); !isLost(err) {
 		t.Errorf("Flush: %v", err)
 	}
+	if err := p.SetSpeed(usualSpeeds()[0]); !isLost(err) {
+		t.Errorf("SetSpeed: %v", err)
+	}
 	if lib.after != 0 {
 		t.Errorf("%d calls reached the library after Close", lib.after)
 	}
@@ -128,7 +133,7 @@ func TestTTYHungWrite(t *testing.T) {
 }
 
 func openTest(path string) (port, error) {
-	return openTTY(Config{Port: path, Baud: 19200, Parity: ParityEven}, 1)
+	return openTTY(path, speed{19200, ParityEven, 1})
 }
 
 func TestOpenErrorsAreWords(t *testing.T) {

@@ -25,6 +25,7 @@ type wire struct {
 	mu      sync.Mutex // guards the rest
 	coming  []arrival
 	written [][]byte
+	speed   speed // as last set
 	lost    bool
 	closed  bool
 }
@@ -73,6 +74,13 @@ func (w *wire) sleep(d time.Duration) {
 	w.mu.Unlock()
 	time.Sleep(max(d, 0))
 	w.mu.Lock()
+}
+
+func (w *wire) SetSpeed(s speed) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.speed = s
+	return nil
 }
 
 func (w *wire) Flush() error {

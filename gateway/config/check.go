@@ -113,8 +113,17 @@ func checkBus(p *problems, raw rawBus, index int) Bus {
 	}
 	bus := Bus{Place: raw.Place, Allow: raw.Allow, Line: serialbus.Config{
 		Name: raw.Name, Port: raw.Port, Driver: serialbus.Driver(raw.Driver), Profile: raw.Profile,
-		Baud: raw.Baud, Parity: serialbus.Parity(raw.Parity),
+		Parity: serialbus.Parity(raw.Parity),
 	}}
+	switch baud := raw.Baud.(type) {
+	case nil:
+	case int64:
+		bus.Line.Baud = int(baud)
+	default:
+		if bus.Line.AutoBaud = baud == "auto"; !bus.Line.AutoBaud {
+			p.add(where+" baud", `%v is neither a number nor "auto"`, baud)
+		}
+	}
 	if raw.Units != "" {
 		units, err := serialbus.ParseUnits(raw.Units)
 		if err != nil {

@@ -35,6 +35,23 @@ allow = ["*-contoso-hpsd-088"]
 [allocation]
 `
 
+func TestParseBaud(t *testing.T) {
+	for _, tc := range []struct {
+		line string
+		baud int
+		auto bool
+	}{{"", 0, false}, {"baud = 9600", 9600, false}, {`baud = "auto"`, 0, true}} {
+		cfg, err := Parse("gatewayd.toml", []byte(strings.Replace(complete, "units =", tc.line+"\nunits =", 1)))
+		if err != nil {
+			t.Errorf("%s: %v", tc.line, err)
+			continue
+		}
+		if line := cfg.Buses[0].Line; line.Baud != tc.baud || line.AutoBaud != tc.auto {
+			t.Errorf("%s: got %d, %v", tc.line, line.Baud, line.AutoBaud)
+		}
+	}
+}
+
 func TestParseComplete(t *testing.T) {
 	cfg, err := Parse("gatewayd.toml", []byte(complete))
 	if err != nil {
@@ -98,6 +115,8 @@ func TestMistakes(t *testing.T) {
 		{"resolve without a port", `[[bus]]`, "[hub]\nresolve = {\"h\" = \"10.0.0.1\"}\n[[bus]]", `[hub] resolve: "h": "10.0.0.1" is not host:port`},
 		{"unknown profile", `"contoso-hpsd-088"`, `"contoso-hpsd-08"`, `did you mean profile "contoso-hpsd-088"?`},
 		{"unit out of range", `"1-32"`, `"1-300"`, `[[bus]] "boiler room" units`},
+		{"speed in words", `units = "1-32"`, "units = \"1-32\"\nbaud = \"fast\"", `[[bus]] "boiler room" baud: fast is neither a number nor "auto"`},
+		{"speed searched with a parity", `units = "1-32"`, "units = \"1-32\"\nbaud = \"auto\"\nparity = \"even\"", "leave parity out"},
 		{"bad allow pattern", `"*-contoso-hpsd-088"`, `"["`, `[[bus]] "boiler room" allow: "[" is not a pattern`},
 		{"bad ID template", `allow =`, "registration_id = \"{{.Color}}\"\nallow =", `[[bus]] "boiler room" registration_id`},
 		{"open webhook", `[allocation]`, "[allocation]\nlisten = \"0.0.0.0:7071\"", `[allocation] function_keys: missing, but listen = "0.0.0.0:7071" can be reached`},

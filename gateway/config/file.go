@@ -38,7 +38,7 @@ type rawBus struct {
 	Port           string   `toml:"port"`
 	Driver         string   `toml:"driver"`
 	Profile        string   `toml:"profile"`
-	Baud           int      `toml:"baud"`
+	Baud           any      `toml:"baud"` // a number or "auto"
 	Parity         string   `toml:"parity"`
 	Units          string   `toml:"units"`
 	RegistrationID string   `toml:"registration_id"`

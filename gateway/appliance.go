@@ -95,6 +95,7 @@ type appliance struct {
 // facts are true of this run only and never stored.
 type facts struct {
 	registered   bool
+	doubt        bool // an attempt before this one may have reached DPS unanswered
 	away         bool // the last attempt found DPS away: the next is due when it is back
 	hubConnected bool
 	payload      json.RawMessage // what the appliance would tell the policy now

@@ -65,6 +65,7 @@ func (a *appliance) register(ctx context.Context) {
 func (a *appliance) intend(ctx context.Context) (provisioning.Request, bool) {
 	var request provisioning.Request
 	saved := a.update(ctx, func(r *record) {
+		a.facts.doubt = r.Registration != nil && r.Registration.InDoubt
 		if r.Registration == nil {
 			r.Registration = &registration{Reason: "never assigned", Since: time.Now()}
 		}
@@ -157,6 +158,9 @@ func (a *appliance) failed(ctx context.Context, err error, away bool) {
 			// The service has ended it. Any other end may leave an operation
 			// behind: a neighbour's 429 says nothing of our register.
 			g.OperationID, g.InDoubt = "", false
+		}
+		if unreachable := new(provisioning.UnreachableError); errors.As(err, &unreachable) && unreachable.Unsent {
+			g.InDoubt = a.facts.doubt
 		}
 		g.NextAttempt = time.Now().Add(wait)
 		r.Error = trouble(err)

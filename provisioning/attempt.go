@@ -72,6 +72,7 @@ type attempt struct {
 	status      Status    // what the service said last
 	operationID string    // "" until known
 	tried       map[string]*remedies
+	sent        bool // a register may have reached the service
 }
 
 // run goes from nothing, or from what an earlier attempt left, to the end.
@@ -270,7 +271,7 @@ func (a *attempt) judge(ctx context.Context, q question, err error) (later *Serv
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%s: %w", q.op, context.Cause(ctx))
 	case !errors.As(err, &refused):
-		return nil, &UnreachableError{Op: q.op, Cause: err}
+		return nil, &UnreachableError{Op: q.op, Cause: err, Unsent: !a.sent}
 	case refused.HTTPStatus < statusLater: // it means what it says; asking again would not change it
 		return nil, fmt.Errorf("%s: %w", q.op, err)
 	default:
@@ -312,6 +313,9 @@ func (a *attempt) sendOnce(ctx context.Context, q question) (reply, error) {
 		}
 	}
 	answer, err := q.send(ctx)
+	if q.op == opSubmitting && !errors.As(err, new(*unsentError)) {
+		a.sent = true
+	}
 	if err == nil {
 		a.log.Debug("the provisioning service answered", "doing", q.op, "status", answer.status, "operation_id", a.operationID)
 	}

@@ -4,10 +4,12 @@ package provisioning
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -559,6 +561,32 @@ func TestMQTTRefusedConnections(t *testing.T) {
 				dials := service.network.Dials(testHost + ":8883")
 				if want := map[bool]int{true: maxFailures, false: 1}[test.code == 3]; dials != want {
 					t.Errorf("%d connections, want %d", dials, want)
+				}
+			})
+		})
+	}
+}
+
+// TestUnsent: only an attempt that sent no register leaves nothing to be looked for.
+func TestUnsent(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(d *dps)
+		unsent bool
+	}{
+		{"no connection", func(d *dps) {
+			d.cfg.DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no route to host") }
+		}, true},
+		{"no answer", func(d *dps) { d.script = inOrder(said{}) }, false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			eachTransport(t, func(t *testing.T, service *dps) {
+				test.change(service)
+				_, err := service.client(t).Register(t.Context(), request())
+				var unreachable *UnreachableError
+				if !errors.As(err, &unreachable) || unreachable.Unsent != test.unsent {
+					t.Errorf("got %v, want an UnreachableError, unsent: %v", err, test.unsent)
 				}
 			})
 		})

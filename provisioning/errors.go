@@ -142,6 +142,10 @@ type UnreachableError struct {
 	Op          string    // what was being done: "connecting", "submitting", "polling operation", "looking up"
 	Cause       error     // what went wrong
 	NextAttempt time.Time // not before this, if the service named a time; else zero
+
+	// Unsent says that no register request of this attempt can have reached the service, so that the next attempt is not
+	// [Request.Interrupted] because of this one.
+	Unsent bool
 }
 
 // Error gives one line.

@@ -12,7 +12,8 @@ import (
 
 // remember keeps a value under a key, as JSON, in one synced transaction.
 func (s *store) remember(ctx context.Context, key string, value any) error {
-	tx, err := s.db.BeginTx(context.WithoutCancel(ctx), nil)
+	ctx = context.WithoutCancel(ctx) // as in save: a shutdown does not stop it
+	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("remembering %s: %w", key, err)
 	}

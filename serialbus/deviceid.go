@@ -32,7 +32,13 @@ type deviceIDReply struct {
 	conformity byte
 	more       bool // ask again, from object next on
 	next       byte
-	objects    map[byte]string
+	objects    []object
+}
+
+// object is one of the objects of an identification.
+type object struct {
+	id    byte
+	value string
 }
 
 // parseDeviceID takes an intact reply apart. replyLength has walked it already, so its lengths are sound.
@@ -44,12 +50,12 @@ func parseDeviceID(frame []byte) (deviceIDReply, error) {
 		conformity: frame[4],
 		more:       frame[5] == 0xFF,
 		next:       frame[6],
-		objects:    make(map[byte]string, frame[7]),
+		objects:    make([]object, 0, frame[7]),
 	}
 	rest := frame[8 : len(frame)-2]
 	for len(rest) >= 2 {
 		id, length := rest[0], int(rest[1])
-		reply.objects[id] = string(rest[2 : 2+length])
+		reply.objects = append(reply.objects, object{id, string(rest[2 : 2+length])})
 		rest = rest[2+length:]
 	}
 	return reply, nil
@@ -70,9 +76,9 @@ func (m *rtu) readObjects(ctx context.Context, unit, code, first, last byte) (co
 			return 0, nil, err
 		}
 		conformity = reply.conformity
-		for id, value := range reply.objects {
-			if id >= first && id <= last {
-				objects[id] = value
+		for _, o := range reply.objects {
+			if o.id >= first && o.id <= last {
+				objects[o.id] = o.value
 			}
 		}
 		if !reply.more || reply.next <= from || reply.next > last {

@@ -53,7 +53,7 @@ func replyLength(head []byte) int {
 		return 0
 	}
 	function := head[1]
-	if function&exceptionBit != 0 {
+	if function > exceptionBit {
 		return exceptionFrame
 	}
 	switch function {

@@ -90,6 +90,7 @@ func TestReplyLengthBounds(t *testing.T) {
 	}{
 		{"unknown function", "01 07 00", -1},
 		{"exception", "01 AB 01", 5},
+		{"exception of no function", "01 80 01", -1},
 		{"count 251 is the most", "01 03 FB", 256},
 		{"count 252 does not fit", "01 03 FC", -1},
 		{"count 255 does not fit", "01 11 FF", -1},
@@ -183,23 +184,31 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// frameSeeds gives a fuzz target every golden reply, all of its beginnings, and its damaged and doubled forms.
-func frameSeeds(f *testing.F, add func(request, data []byte)) {
+// frameSeeds gives a fuzz target the corpus of serial 9.
+func frameSeeds(f *testing.F, add func(request, data []byte)) { goldenSeeds(f, add) }
+
+// goldenSeeds gives every golden reply, all of its beginnings, each of its bits flipped, glued to itself and to its
+// request, and frames at the bounds.
+func goldenSeeds(t testing.TB, add func(request, data []byte)) {
 	for _, g := range goldenFrames {
-		request, reply := bytesOf(f, g.request), bytesOf(f, g.reply)
+		request, reply := bytesOf(t, g.request), bytesOf(t, g.reply)
 		for n := range reply {
 			add(request, reply[:n])
-			flipped := bytes.Clone(reply)
-			flipped[n] ^= 1 << (n % 8)
-			add(request, flipped)
+			for bit := range 8 {
+				flipped := bytes.Clone(reply)
+				flipped[n] ^= 1 << bit
+				add(request, flipped)
+			}
 		}
+		add(request, reply)
 		add(request, append(bytes.Clone(reply), reply...))
 		add(request, append(bytes.Clone(request), reply...))
 	}
-	add(serverIDRequest(1), sealed(append([]byte{1, 0x11, 251}, make([]byte, 251)...)))
-	add(serverIDRequest(1), append([]byte{1, 0x11, 255}, make([]byte, 300)...))
-	add(deviceIDRequest(1, 1, 0), bytesOf(f, "01 2B 0E 01 83 FF 00 FF 00 FF"))
-	add(deviceIDRequest(1, 1, 0), sealed(bytesOf(f, "01 2B 0E 01 83 FF 00 01 00 01 41")))
+	add(serverIDRequest(1), sealed(append([]byte{1, 0x11, 251}, make([]byte, 251)...)))                                 // 256 bytes
+	add(serverIDRequest(1), append([]byte{1, 0x11, 255}, make([]byte, 300)...))                                         // count = 255
+	add(deviceIDRequest(1, 1, 0), bytesOf(t, "01 2B 0E 01 83 FF 00 FF 00 FF"))                                          // 255 objects, len = 255
+	add(deviceIDRequest(1, 1, 0), sealed(bytesOf(t, "01 2B 0E 01 83 FF 00 01 00 01 41")))                               // next = same
+	add(deviceIDRequest(1, 4, 0x80), sealed(append(bytesOf(t, "01 2B 0E 04 83 00 00 01 80 F4"), make([]byte, 244)...))) // 256 bytes
 }
 
 func FuzzReplyLength(f *testing.F) {
@@ -222,7 +231,7 @@ func FuzzReceiver(f *testing.F) {
 		if len(request) < 8 || len(request) > maxFrame {
 			return
 		}
-		r := receiver{request: request}
+		r := receiver{request: request, echo: step%2 == 1}
 		for len(data) > 0 {
 			n := min(len(data), int(step)+1)
 			frame, found := r.take(data[:n], time.Time{})
@@ -245,8 +254,8 @@ func TestParseDeviceID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := deviceIDReply{conformity: 0x83, objects: map[byte]string{0: "Contoso", 1: "HPSD-088", 2: "12.0.2.5"}}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(deviceIDReply{})); diff != "" {
+	want := deviceIDReply{conformity: 0x83, objects: []object{{0, "Contoso"}, {1, "HPSD-088"}, {2, "12.0.2.5"}}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(deviceIDReply{}, object{})); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -25,6 +25,9 @@ func (r *receiver) take(received []byte, now time.Time) ([]byte, bool) {
 	if len(r.buf) == 0 {
 		r.began = now
 	}
+	if r.buf == nil {
+		r.buf = make([]byte, 0, maxFrame+maxJunk+len(received))
+	}
 	r.buf = append(r.buf, received...)
 	for {
 		if r.stripEcho() {

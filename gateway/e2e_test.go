@@ -37,6 +37,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // world of one end-to-end test: real lines, a real local DPS, the real gateway.
 type endToEnd struct {
 	service  *dpslocal.Server
+	dir      string
 	toaster  *serialbustest.Line
 	heatPump *serialbustest.Line
 	gateway  *Gateway
@@ -64,7 +65,7 @@ func (b *lockedBuffer) String() string {
 // startEndToEnd runs everything until the test ends.
 func startEndToEnd(t *testing.T, transport string, id string, fault func(dpslocal.FaultPoint) dpslocal.Fault) *endToEnd {
 	t.Helper()
-	e := &endToEnd{log: &lockedBuffer{}}
+	e := &endToEnd{log: &lockedBuffer{}, dir: t.TempDir()}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(e.log.String())
@@ -84,7 +85,7 @@ func startEndToEnd(t *testing.T, transport string, id string, fault func(dpsloca
 	}
 	t.Cleanup(func() { e.heatPump.Close() })
 
-	dir := t.TempDir()
+	dir := e.dir
 	e.service, err = dpslocal.New(dpslocal.Config{
 		IDScope: "0ne00ABCDEF", Name: "contoso-provisioning-service-1098",
 		Hubs: []dpslocal.Hub{{Name: toasterHub}, {Name: heatPumpHub}},
@@ -129,6 +130,7 @@ name = "kitchen"
 port = %q
 driver = "line"
 profile = "contoso-tstrsd-007"
+record = "kitchen.rec"
 [[bus]]
 name = "boiler room"
 port = %q
@@ -277,6 +279,16 @@ func TestUnpluggedWhileConfigured(t *testing.T) {
 	gone := e.until(t, toasterID, "absent", func(a Status) bool { return !a.Present })
 	if gone.State != StateConfigured {
 		t.Errorf("state: got %s; being away is no change of state", gone.State)
+	}
+	// The recording of the line holds the whole story, though the daemon still runs.
+	recorded, err := os.ReadFile(filepath.Join(e.dir, "kitchen.rec"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"# mode: master\n", " opened\n", "|.{\"jsonrpc\":\"2.0\"", " lost "} {
+		if !strings.Contains(string(recorded), part) {
+			t.Errorf("the recording does not say %q:\n%.2000s", part, recorded)
+		}
 	}
 	e.until(t, heatPumpID, "configured", is(StateConfigured))
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -42,6 +43,7 @@ type Gateway struct {
 	webhook    *webhook // nil without [allocation]
 	keys       *keyring // nil without [dps]
 	tasks      []task
+	records    []io.Closer // recordings of lines
 	notify     notifier
 	reload     <-chan struct{}
 
@@ -169,6 +171,9 @@ func (g *Gateway) addLine(cfg config.Bus, known []record) error {
 			cfg.Line.Known = append(cfg.Line.Known, byte(r.Place.Unit))
 		}
 	}
+	if cfg.Record != "" {
+		cfg.Line.Record = g.recordLine(cfg)
+	}
 	serial, err := serialbus.New(cfg.Line, g.log.With("bus", cfg.Line.Name))
 	if err != nil {
 		return fmt.Errorf("preparing bus %q: %w", cfg.Line.Name, err)
@@ -178,6 +183,22 @@ func (g *Gateway) addLine(cfg config.Bus, known []record) error {
 		g.supervisor.heard(ctx, l, e)
 	}})
 	return nil
+}
+
+// recordSize is what the recording of one line may take on the disk.
+const recordSize = 64 << 20
+
+// recordLine opens the recording of a line. One that cannot be made is no reason
+// to leave the line alone: it is told, and nothing is recorded.
+func (g *Gateway) recordLine(cfg config.Bus) io.Writer {
+	file, err := serialbus.CreateRecordFile(cfg.Record, recordSize)
+	if err != nil {
+		g.log.Error("the line is not recorded", "bus", cfg.Line.Name, "err", err)
+		return nil
+	}
+	g.log.Info("recording the line", "bus", cfg.Line.Name, "file", cfg.Record)
+	g.records = append(g.records, file)
+	return file
 }
 
 // Run serves until ctx ends or a part fails, and then stops within ten seconds:
@@ -224,6 +245,9 @@ func (g *Gateway) close() error {
 	}
 	if g.client != nil {
 		g.client.Close()
+	}
+	for _, record := range g.records {
+		all = append(all, record.Close())
 	}
 	if g.store != nil {
 		all = append(all, g.store.close())

@@ -32,6 +32,8 @@ type Bus struct {
 	scan   scan
 	habits habits // what was learned of a Modbus line
 	down   string // why the line is down, as last told; "" = it is up or was never tried
+
+	recorder *recorder // of cfg.Record; nil before the first opening
 }
 
 // driver is one protocol on an open port. Its methods run on the goroutine that owns the port. An error that isLost
@@ -138,6 +140,12 @@ func (b *Bus) session(ctx context.Context) (free <-chan struct{}, err error) {
 	b.markReady()
 	if err != nil {
 		return nil, err
+	}
+	if b.cfg.Record != nil {
+		if b.recorder == nil {
+			b.recorder = newRecorder(b.cfg.Record, b.cfg.Port, b.speed, "master", b.log)
+		}
+		p = recordPort(p, b.recorder)
 	}
 	b.down = ""
 	b.log.Info("the line is up")

@@ -5,6 +5,7 @@ package serialbus
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -84,6 +85,9 @@ type Config struct {
 	// Rescan is the time between two fast looks at a place where nobody answered; 0 = [DefaultRescan]. After ten times as
 	// long the full identity of an appliance that was found is read again.
 	Rescan time.Duration
+	// Record gets a recording of everything that is sent and received, for "appliancesim replay"; nil = none. The line
+	// stands still while a write to it takes; one that fails ends the recording. See [RecordFile].
+	Record io.Writer
 }
 
 // Validate says what is wrong with the configuration: every fault, each with its field and what is allowed.

@@ -80,7 +80,7 @@ func lockTTY(path string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil {
+	if _, err := unix.IoctlGetTermios(fd, getTermios); err != nil {
 		_ = unix.Close(fd)
 		return -1, err
 	}

@@ -4,6 +4,7 @@
 //
 //	appliancesim [flags] SCRIPT                    the lines that a script describes: a file, or a built-in one's name
 //	appliancesim [flags] --toasters N --heatpumps N   toasters with a line each, heat pumps with up to 32 on a line
+//	appliancesim replay [flags] RECORDING          what "gatewayctl capture" or the daemon recorded of a line
 //	appliancesim scripts [NAME]                    list the built-in scripts, or print one
 //
 // It prints its ports as they come: a table, or with -o json one object a line. Then it takes commands on standard
@@ -33,6 +34,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 const usage = `usage: appliancesim [flags] SCRIPT
        appliancesim [flags] --toasters N --heatpumps N
+       appliancesim replay [--link PATH] [--speed 1] RECORDING
        appliancesim scripts [NAME]`
 
 // errUsage marks an error of the command line.
@@ -48,6 +50,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	switch {
 	case len(args) > 0 && args[0] == "scripts":
 		err = printScripts(args[1:], stdout)
+	case len(args) > 0 && args[0] == "replay":
+		err = replay(ctx, args[1:], stdout, stderr)
 	default:
 		err = simulate(ctx, args, stdin, stdout, stderr)
 	}

@@ -7,9 +7,12 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +34,21 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			// ask sends bytes to a port as soon as it is there, and reads so many; answered compares them.
+			"ask": func(ts *testscript.TestScript, _ bool, args []string) {
+				size := 0
+				if len(args) > 2 {
+					size, _ = strconv.Atoi(args[2])
+				}
+				reply, err := exchange(ts.MkAbs(args[0]), args[1], size)
+				ts.Check(err)
+				ts.Setenv("ANSWER", reply)
+			},
+			"answered": func(ts *testscript.TestScript, _ bool, args []string) {
+				if got := ts.Getenv("ANSWER"); got != args[0] {
+					ts.Fatalf("the port said %s", got)
+				}
+			},
 			// answers compares standard output with a file, whatever the numbers of the terminals are.
 			"answers": func(ts *testscript.TestScript, _ bool, args []string) {
 				got := regexp.MustCompile(`(/dev/pts/\d+|PORT) *`).ReplaceAllString(ts.ReadFile("stdout"), "PORT ")
@@ -109,26 +127,37 @@ func (s *session) say(command string) string {
 // ask sends a frame to a port and returns the reply as hex.
 func (s *session) ask(line, request string, size int) string {
 	s.t.Helper()
-	frame, err := hex.DecodeString(strings.ReplaceAll(request, " ", ""))
+	reply, err := exchange(s.link+"/"+line, request, size)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	port, err := os.OpenFile(s.link+"/"+line, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	return reply
+}
+
+// exchange waits for a port, sends a frame and reads so many bytes; both are hex.
+func exchange(path, request string, size int) (string, error) {
+	frame, err := hex.DecodeString(strings.ReplaceAll(request, " ", ""))
 	if err != nil {
-		s.t.Fatal(err)
+		return "", err
+	}
+	end := time.Now().Add(time.Minute)
+	port, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	for ; errors.Is(err, fs.ErrNotExist) && time.Now().Before(end); port, err = os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0) {
+		time.Sleep(time.Millisecond)
+	}
+	if err != nil {
+		return "", err
 	}
 	defer port.Close()
 	if _, err := port.Write(frame); err != nil {
-		s.t.Fatal(err)
+		return "", err
 	}
-	if err := port.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
-		s.t.Fatal(err)
+	if err := port.SetReadDeadline(end); err != nil {
+		return "", err
 	}
 	reply := make([]byte, size)
-	if _, err := io.ReadFull(port, reply); err != nil {
-		s.t.Fatal(err)
-	}
-	return strings.ToUpper(hex.EncodeToString(reply))
+	_, err = io.ReadFull(port, reply)
+	return strings.ToUpper(hex.EncodeToString(reply)), err
 }
 
 // TestSession: a line is read, set by hand, read again, unplugged and plugged in.

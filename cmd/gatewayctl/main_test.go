@@ -22,6 +22,7 @@ import (
 
 	"github.com/contoso/gatewayd/allocation"
 	"github.com/contoso/gatewayd/provisioning/dpslocal"
+	"github.com/contoso/gatewayd/serialbus/serialbustest"
 )
 
 // groupKey is the bytes 0x00 to 0x3f, a published vector.
@@ -47,9 +48,30 @@ func TestScripts(t *testing.T) {
 			if strings.HasPrefix(name, "register") || strings.HasPrefix(name, "service") {
 				return startService(t, env)
 			}
+			if strings.HasPrefix(name, "capture") {
+				return startLines(env)
+			}
 			return nil
 		},
 	})
+}
+
+// startLines makes a line on which another master talks with a unit, and a silent one, until the script has ended.
+func startLines(env *testscript.Env) error {
+	busy, err := serialbustest.NewUnitsLine([]serialbustest.Unit{{Address: 3, Registers: map[uint16]uint16{0: 0}}},
+		serialbustest.WithStranger(serialbustest.Stranger{Kind: serialbustest.AnotherMaster, Unit: 3, Every: 50 * time.Millisecond}))
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { _ = busy.Close() })
+	silent, err := serialbustest.NewUnitsLine(nil)
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { _ = silent.Close() })
+	env.Setenv("LINE", busy.Path())
+	env.Setenv("SILENT", silent.Path())
+	return nil
 }
 
 // certifiedID is registered with a certificate that runs out in nine days.

@@ -51,6 +51,9 @@ func check(file string, raw rawFile) (Config, error) {
 	cfg.Hub = checkHub(p, raw.Hub)
 	for i, bus := range raw.Buses {
 		cfg.Buses = append(cfg.Buses, checkBus(p, bus, i))
+		if record := &cfg.Buses[i].Record; *record != "" && !filepath.IsAbs(*record) {
+			*record = filepath.Join(cfg.StateDir, *record)
+		}
 	}
 	checkDistinct(p, raw.Buses)
 	for _, bus := range cfg.Buses {
@@ -111,7 +114,7 @@ func checkBus(p *problems, raw rawBus, index int) Bus {
 	} else {
 		where = fmt.Sprintf("[[bus]] %q", raw.Name)
 	}
-	bus := Bus{Place: raw.Place, Allow: raw.Allow, Line: serialbus.Config{
+	bus := Bus{Place: raw.Place, Allow: raw.Allow, Record: raw.Record, Line: serialbus.Config{
 		Name: raw.Name, Port: raw.Port, Driver: serialbus.Driver(raw.Driver), Profile: raw.Profile,
 		Parity: serialbus.Parity(raw.Parity),
 	}}
@@ -156,7 +159,7 @@ func checkBus(p *problems, raw rawBus, index int) Bus {
 // checkDistinct refuses two buses on one port or of one name: they would fight
 // over bytes, and messages could not tell them apart.
 func checkDistinct(p *problems, buses []rawBus) {
-	ports, names := map[string]string{}, map[string]bool{}
+	ports, names, records := map[string]string{}, map[string]bool{}, map[string]string{}
 	for _, bus := range buses {
 		if other, taken := ports[bus.Port]; taken && bus.Port != "" {
 			p.add(fmt.Sprintf("[[bus]] %q port", bus.Name), "%s belongs to bus %q already", bus.Port, other)
@@ -164,7 +167,10 @@ func checkDistinct(p *problems, buses []rawBus) {
 		if names[bus.Name] && bus.Name != "" {
 			p.add(fmt.Sprintf("[[bus]] %q", bus.Name), "another bus has this name")
 		}
-		ports[bus.Port], names[bus.Name] = bus.Name, true
+		if other, taken := records[bus.Record]; taken && bus.Record != "" {
+			p.add(fmt.Sprintf("[[bus]] %q record", bus.Name), "%s belongs to bus %q already", bus.Record, other)
+		}
+		ports[bus.Port], names[bus.Name], records[bus.Record] = bus.Name, true, bus.Name
 	}
 }
 

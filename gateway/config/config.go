@@ -76,6 +76,9 @@ type Bus struct {
 	// Allow holds patterns (path.Match) of registration IDs accepted on
 	// this line; empty accepts any valid ID.
 	Allow []string
+	// Record is the file that everything on the line is recorded in, with
+	// a directory; empty records nothing.
+	Record string
 }
 
 // Allocation is the webhook this gateway hosts.

@@ -31,6 +31,7 @@ driver = "modbus-rtu"
 profile = "contoso-hpsd-088"
 units = "1-32"
 allow = ["*-contoso-hpsd-088"]
+record = "boiler.rec"
 
 [allocation]
 `
@@ -72,6 +73,9 @@ func TestParseComplete(t *testing.T) {
 	if got, want := len(cfg.Buses[0].Line.Units), 32; got != want {
 		t.Errorf("units: got %d, want %d", got, want)
 	}
+	if got, want := cfg.Buses[0].Record, "/var/lib/gatewayd/boiler.rec"; got != want {
+		t.Errorf("record: got %q, want %q", got, want)
+	}
 	if got, want := cfg.Hub.Mode, HubStay; got != want {
 		t.Errorf("hub mode: got %q, want %q", got, want)
 	}
@@ -92,7 +96,7 @@ func TestMistakes(t *testing.T) {
 		{"unknown key in a section", `id_scope =`, `idscope =`, `gatewayd.toml:5: unknown key "dps.idscope" (did you mean "id_scope"?)`},
 		{"unknown key in a table array", `driver =`, `drivers =`, `gatewayd.toml:11: unknown key "bus.drivers" (did you mean "driver"?)`},
 		{"letters changed places", `units =`, `untis =`, `unknown key "bus.untis" (did you mean "units"?)`},
-		{"unknown section", `[allocation]`, `[alocation]`, `gatewayd.toml:16: unknown key "alocation" (did you mean "allocation"?)`},
+		{"unknown section", `[allocation]`, `[alocation]`, `gatewayd.toml:17: unknown key "alocation" (did you mean "allocation"?)`},
 		{"feature of a later version", `[allocation]`, "[allocation]\nupstream = \"https://x\"", `unknown key "allocation.upstream"`},
 		{"broken TOML", `site = "mainbuilding"`, `site = "mainbuilding`, `gatewayd.toml:1:`},
 		{"wrong type", `site = "mainbuilding"`, `site = 7`, `gatewayd.toml:1:`},
@@ -118,6 +122,7 @@ func TestMistakes(t *testing.T) {
 		{"speed in words", `units = "1-32"`, "units = \"1-32\"\nbaud = \"fast\"", `[[bus]] "boiler room" baud: fast is neither a number nor "auto"`},
 		{"speed searched with a parity", `units = "1-32"`, "units = \"1-32\"\nbaud = \"auto\"\nparity = \"even\"", "leave parity out"},
 		{"bad allow pattern", `"*-contoso-hpsd-088"`, `"["`, `[[bus]] "boiler room" allow: "[" is not a pattern`},
+		{"two recordings in a file", `[allocation]`, "[[bus]]\nname = \"kitchen\"\nport = \"/dev/ttyUSB1\"\ndriver = \"line\"\nprofile = \"alp\"\nrecord = \"boiler.rec\"\n[allocation]", `[[bus]] "kitchen" record: boiler.rec belongs to bus "boiler room" already`},
 		{"bad ID template", `allow =`, "registration_id = \"{{.Color}}\"\nallow =", `[[bus]] "boiler room" registration_id`},
 		{"open webhook", `[allocation]`, "[allocation]\nlisten = \"0.0.0.0:7071\"", `[allocation] function_keys: missing, but listen = "0.0.0.0:7071" can be reached`},
 		{"certificate without key", `[allocation]`, "[allocation]\ntls_cert = \"/a\"", `tls_cert and tls_key go together`},

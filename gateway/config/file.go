@@ -43,6 +43,7 @@ type rawBus struct {
 	Units          string   `toml:"units"`
 	RegistrationID string   `toml:"registration_id"`
 	Allow          []string `toml:"allow"`
+	Record         string   `toml:"record"`
 }
 
 type rawAllocation struct {

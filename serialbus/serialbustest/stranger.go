@@ -18,7 +18,8 @@ type Stranger struct {
 	// Every is the pause between two polls or bursts; 0 = 200 ms for another master, and 5 to 30 ms by chance for noise.
 	Every time.Duration
 
-	words []byte // of an appliance that talks by itself
+	words    []byte // of an appliance that talks by itself
+	playback []said // of a recording
 }
 
 // StrangerKind says who a [Stranger] is.
@@ -30,6 +31,7 @@ const (
 	Noise         StrangerKind = "noise"
 
 	ownWords StrangerKind = "appliance" // the appliance itself, which talks unasked
+	playback StrangerKind = "recording" // what was overheard once
 )
 
 // ParseStranger reads the word for a stranger.
@@ -47,6 +49,8 @@ type babbler struct {
 	Stranger
 	random *rand.Rand
 	next   time.Time // when it talks again
+	begun  time.Time
+	played int // of playback
 }
 
 // newBabbler returns a stranger who begins to talk soon. The same seed gives the same bytes.
@@ -57,11 +61,28 @@ func newBabbler(s Stranger, seed uint64, now time.Time) *babbler {
 	if s.Every == 0 && s.Kind == AnotherMaster {
 		s.Every = 200 * time.Millisecond
 	}
-	return &babbler{Stranger: s, random: rand.New(rand.NewPCG(seed, 2)), next: now}
+	b := &babbler{Stranger: s, random: rand.New(rand.NewPCG(seed, 2)), next: now, begun: now}
+	if s.Kind == playback {
+		b.next = b.playsNext()
+	}
+	return b
+}
+
+// playsNext returns when the next bytes of a recording are due.
+func (b *babbler) playsNext() time.Time {
+	if b.played == len(b.playback) {
+		return b.begun.Add(100 * 365 * 24 * time.Hour)
+	}
+	return b.begun.Add(b.playback[b.played].after)
 }
 
 // talk returns what the stranger says now, and sets when it talks again.
 func (b *babbler) talk(now time.Time) []byte {
+	if b.Kind == playback {
+		b.played++
+		b.next = b.playsNext()
+		return b.Stranger.playback[b.played-1].data
+	}
 	pause := b.Every
 	if pause == 0 {
 		pause = time.Duration(5+b.random.IntN(25)) * time.Millisecond

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serialbus
+
+import "golang.org/x/sys/unix"
+
+// getTermios reads a terminal's settings; what is no terminal refuses it.
+const getTermios = unix.TCGETS

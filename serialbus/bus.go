@@ -195,6 +195,9 @@ func (b *Bus) newDriver(p port) driver {
 		b.habits.waits.setFloor(shortestWaitOf("/sys/class/tty", b.cfg.Port))
 		return &modbusDriver{master: newRTU(p, t, &b.habits, b.log), profile: b.profile}
 	}
+	if b.profile.Text != nil {
+		return &textDriver{port: p, timing: t, wait: b.cfg.ReplyTimeout, dialect: b.profile.Text, log: b.log}
+	}
 	return &alpDriver{port: p, timing: t, wait: b.cfg.ReplyTimeout, profile: b.profile, log: b.log}
 }
 

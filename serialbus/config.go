@@ -77,7 +77,8 @@ type Config struct {
 	Known []byte
 	// Settle is the pause after opening the port; 0 = [DefaultSettle].
 	Settle time.Duration
-	// ReplyTimeout is how long an appliance may think before the first byte of its reply; 0 = [DefaultReplyTimeout].
+	// ReplyTimeout is how long an appliance may think before the first byte of its reply; 0 = the profile's, else
+	// [DefaultReplyTimeout].
 	// On a Modbus line it bounds the waits that are learned from the replies.
 	ReplyTimeout time.Duration
 	// Recheck is the time between two looks at an appliance that was found; 0 = [DefaultRecheck].
@@ -177,12 +178,16 @@ func (c Config) withDefaults(p profile) Config {
 	if c.Parity == "" {
 		c.Parity = p.Serial.Parity
 	}
+	reply := DefaultReplyTimeout
+	if p.Text != nil {
+		reply = p.Text.timeout
+	}
 	for _, d := range []struct {
 		value    *time.Duration
 		fallback time.Duration
 	}{
 		{&c.Settle, DefaultSettle},
-		{&c.ReplyTimeout, DefaultReplyTimeout},
+		{&c.ReplyTimeout, reply},
 		{&c.Recheck, DefaultRecheck},
 		{&c.Rescan, DefaultRescan},
 	} {

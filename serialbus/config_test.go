@@ -25,7 +25,7 @@ func TestConfigValidate(t *testing.T) {
 		{"no port", with(toaster, func(c *Config) { c.Port = "" }), "port: missing"},
 		{"no driver", with(toaster, func(c *Config) { c.Driver = "" }), `driver "": allowed are line and modbus-rtu`},
 		{"line without a profile", with(toaster, func(c *Config) { c.Profile = "" }), "profile: missing"},
-		{"unknown profile", with(toaster, func(c *Config) { c.Profile = "contoso-x" }), `profile "contoso-x": unknown; known are alp, contoso-hpsd-088`},
+		{"unknown profile", with(toaster, func(c *Config) { c.Profile = "contoso-x" }), `profile "contoso-x": unknown; known are alp, at, contoso-hpsd-088`},
 		{"path as a profile", with(toaster, func(c *Config) { c.Profile = "../profiles/alp" }), "unknown"},
 		{"profile of the other driver", with(toaster, func(c *Config) { c.Profile = "contoso-hpsd-088" }), "it is for the driver modbus-rtu, not line"},
 		{"no units", with(pumps, func(c *Config) { c.Units = nil }), `units: missing`},

@@ -34,6 +34,10 @@
 //
 //	{"jsonrpc":"2.0","id":1,"method":"identify"}*2F104B70\n
 //
+// or it speaks in the words of a profile: queries, the expressions that take their answers apart, and what ends a reply
+// (*IDN?, AT commands). A profile without a query only listens. Nothing is ever sent to a port whose profile does not
+// say so: an unknown appliance may act on a query.
+//
 // What the line tells, and what it is called:
 //
 //	a valid frame, even an exception    the unit is there

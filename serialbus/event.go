@@ -58,6 +58,7 @@ type Event struct {
 var (
 	ErrSilent      = errors.New("nobody answered")
 	ErrNoise       = errors.New("bytes without a valid checksum came back")
+	ErrStrange     = errors.New("it answers, but not in the words of its profile")
 	ErrNotFound    = errors.New("no appliance was found there")
 	ErrChanged     = errors.New("another appliance, or other firmware, answers there now")
 	ErrNoPort      = errors.New("no such port")

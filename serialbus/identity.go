@@ -15,6 +15,7 @@ const (
 	SourceALP                  = "alp"                   // the line protocol's identify
 	SourceDeviceIdentification = "device-identification" // Modbus 0x2B/0x0E
 	SourceServerID             = "server-id"             // Modbus 0x11
+	SourceText                 = "text"                  // the queries of a text profile
 )
 
 // maxIdentityText bounds each text of an Identity, in bytes. A registration ID has at most 128 characters and a
@@ -32,7 +33,7 @@ type Identity struct {
 	Provisioning string // version of the appliance's provisioning data
 	// RegistrationID is the appliance's own name for itself, "" if it has none or says something that cannot be one.
 	RegistrationID string
-	Source         string // "alp", "device-identification", "server-id", or "" if it only answers
+	Source         string // one of the Source constants, or "" if it only answers
 }
 
 // registrationIDPattern is the intersection of the rules that the service documents (serial 2.3), in any case.

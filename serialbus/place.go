@@ -168,6 +168,8 @@ func (b *Bus) inWords(p *place, err error) error {
 	case errors.Is(err, ErrNoise):
 		return fmt.Errorf("%s: %w: wrong speed or parity (it is %d baud, parity %s), noise, or two appliances at once; compare with the appliance's manual",
 			where, ErrNoise, b.speed.baud, b.speed.parity)
+	case errors.Is(err, ErrStrange):
+		return fmt.Errorf("%s: %w; compare the bus's profile with the appliance", where, err)
 	case errors.Is(err, errUnsteady):
 		return fmt.Errorf("%s: %w; look for noise, or for two appliances with one address", where, err)
 	default:

@@ -24,9 +24,10 @@ var profileFiles embed.FS
 type profile struct {
 	Name       string          `toml:"name"`
 	Driver     Driver          `toml:"driver"`
-	Protocol   string          `toml:"protocol"` // driver line: the dialect, "alp"
+	Protocol   string          `toml:"protocol"` // driver line: the dialect, "alp" or "text"
 	Serial     serialSettings  `toml:"serial"`
 	Identity   identityObjects `toml:"identity"`
+	Text       *textDialect    `toml:"text"`        // protocol text: the conversation
 	AnySetting bool            `toml:"any_setting"` // driver line: pass on properties that the profile does not list
 	SettleText string          `toml:"settle"`      // pause between a write and its reading back, e.g. "50ms"
 	Properties []property      `toml:"property"`
@@ -107,7 +108,15 @@ func parseProfile(text []byte) (profile, error) {
 		}
 		p.settle = settle
 	}
-	return p, p.check()
+	if err := p.check(); err != nil {
+		return profile{}, err
+	}
+	if p.Text != nil {
+		if err := p.Text.compile(); err != nil {
+			return profile{}, fmt.Errorf("text: %w", err)
+		}
+	}
+	return p, nil
 }
 
 // check refuses a profile that the drivers could not follow.
@@ -115,8 +124,12 @@ func (p profile) check() error {
 	switch {
 	case p.Driver != DriverLine && p.Driver != DriverModbusRTU:
 		return fmt.Errorf("driver %q: allowed are %s and %s", p.Driver, DriverLine, DriverModbusRTU)
-	case p.Driver == DriverLine && p.Protocol != "alp":
-		return fmt.Errorf("protocol %q: the driver line speaks alp", p.Protocol)
+	case p.Driver == DriverLine && p.Protocol != protocolALP && p.Protocol != protocolText:
+		return fmt.Errorf("protocol %q: the driver line speaks %s and %s", p.Protocol, protocolALP, protocolText)
+	case (p.Protocol == protocolText) != (p.Text != nil):
+		return fmt.Errorf("text: the protocol %s needs it, no other has it", protocolText)
+	case p.Protocol == protocolText && (p.AnySetting || len(p.Properties) > 0):
+		return fmt.Errorf("property, any_setting: the protocol %s reads who an appliance is and sets nothing", protocolText)
 	case p.Driver == DriverModbusRTU && p.Protocol != "":
 		return fmt.Errorf("protocol %q: only the driver line has one", p.Protocol)
 	case p.Driver == DriverModbusRTU && p.AnySetting:

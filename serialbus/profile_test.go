@@ -11,7 +11,7 @@ import (
 )
 
 func TestBuiltInProfiles(t *testing.T) {
-	if diff := cmp.Diff([]string{"alp", "contoso-hpsd-088", "contoso-tstrsd-007"}, Profiles()); diff != "" {
+	if diff := cmp.Diff([]string{"alp", "at", "contoso-hpsd-088", "contoso-tstrsd-007", "eva-dts", "scpi"}, Profiles()); diff != "" {
 		t.Error(diff)
 	}
 	for _, name := range Profiles() {

@@ -94,7 +94,7 @@ func (m *rtu) askWithin(ctx context.Context, request []byte, wait time.Duration)
 	if reply != nil {
 		m.learn(r, r.began.Sub(sent))
 	}
-	if ctx.Err() == nil {
+	if ctx.Err() == nil && !isLost(err) {
 		m.habits.note(unit).functions[request[1]] = replyOf(request[1], reply, err)
 	}
 	if !r.clean() {

@@ -171,6 +171,22 @@ func TestUnknownFunctionIsAskedOnce(t *testing.T) {
 	})
 }
 
+// TestALostPortIsNoSilence: what was not heard because the port went away says nothing about the unit.
+func TestALostPortIsNoSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{answer: func([]byte) []burst { return nil }}
+		m := newTestRTU(w)
+		m.habits.waits = newWaits(time.Second, shortestWait)
+		time.AfterFunc(20*ms, w.cut)
+		if _, err := m.ask(t.Context(), serverIDRequest(1)); !isLost(err) {
+			t.Errorf("got %v", err)
+		}
+		if reply, noted := m.habits.note(1).functions[fcServerID]; noted {
+			t.Errorf("noted %+v", reply)
+		}
+	})
+}
+
 // busy is n refusals.
 func busy(t *testing.T, n int) [][]burst {
 	all := make([][]burst, n)

@@ -57,7 +57,7 @@ func New(cfg Config, log *slog.Logger) (*Bus, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuring serial line %q: %w", cfg.Port, err)
 	}
-	p, err := loadProfile(cfg.Profile)
+	p, err := cfg.profile()
 	if err != nil {
 		return nil, fmt.Errorf("configuring serial line %q: %w", cfg.Port, err)
 	}

@@ -60,9 +60,11 @@ type Config struct {
 	Port string
 	// Driver is the protocol. Required.
 	Driver Driver
-	// Profile names a built-in profile, see [Profiles]. Required with the driver "line", because an unknown appliance
+	// Profile names a built-in profile, see [Profiles], or one of those in Profiles. Required with the driver "line", because an unknown appliance
 	// may act on a query; without one "modbus-rtu" identifies at 19,200 baud 8E1 and can set nothing.
 	Profile string
+	// Profiles are the site's own, beside the built-in ones; see [ParseProfile].
+	Profiles []Profile
 	// Baud is the speed of the line; 0 = the profile's.
 	Baud int
 	// Parity is the parity of the line; empty = the profile's.
@@ -135,7 +137,7 @@ func (c Config) validateProfile() error {
 	default:
 		return fmt.Errorf("driver %q: allowed are %s and %s", c.Driver, DriverLine, DriverModbusRTU)
 	}
-	p, err := loadProfile(c.Profile)
+	p, err := c.profile()
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,9 @@ import (
 //
 //go:embed profiles/*.toml
 var profileFiles embed.FS
+
+// Profile is what is known of one product, see [ParseProfile]. Its exported fields are the keys of a profile's file.
+type Profile = profile
 
 // profile is what is known of one product: how to talk to it and what it can be set to.
 type profile struct {
@@ -63,6 +67,24 @@ func Profiles() []string {
 	return names
 }
 
+// profile returns the profile that the configuration names: one of the site's own, or a built-in one.
+func (c Config) profile() (profile, error) {
+	for _, p := range c.Profiles {
+		if p.Name == c.Profile && c.Profile != "" {
+			return p, p.check()
+		}
+	}
+	p, err := loadProfile(c.Profile)
+	if err != nil && len(c.Profiles) > 0 {
+		var own []string
+		for _, p := range c.Profiles {
+			own = append(own, p.Name)
+		}
+		return p, fmt.Errorf("%w, and of the site's own %s", err, strings.Join(own, ", "))
+	}
+	return p, err
+}
+
 // loadProfile returns the built-in profile of that name. The empty name is Modbus without a profile: identity by the
 // standard objects, object 0x80 for the registration ID (serial 2.3), no settings.
 func loadProfile(name string) (profile, error) {
@@ -90,6 +112,25 @@ func loadProfile(name string) (profile, error) {
 	return p, nil
 }
 
+// profileName is what a profile may be called.
+var profileName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+
+// ParseProfile reads a profile of a site's own, for [Config].Profiles, in the format of the files in profiles/. Unknown
+// keys are refused with the decoder's error, a *toml.StrictMissingError of go-toml v2 that names keys and lines.
+func ParseProfile(text []byte) (Profile, error) {
+	p, err := parseProfile(text)
+	if err != nil {
+		return Profile{}, err
+	}
+	if !profileName.MatchString(p.Name) {
+		return Profile{}, fmt.Errorf("name %q: allowed are up to 63 lower-case letters, digits and hyphens", p.Name)
+	}
+	if slices.Contains(Profiles(), p.Name) {
+		return Profile{}, fmt.Errorf("name %q: there is a built-in profile of this name; choose another", p.Name)
+	}
+	return p, nil
+}
+
 // parseProfile reads a profile file; unknown keys are refused.
 func parseProfile(text []byte) (profile, error) {
 	var p profile
@@ -97,7 +138,7 @@ func parseProfile(text []byte) (profile, error) {
 	if err := decoder.Decode(&p); err != nil {
 		var unknown *toml.StrictMissingError
 		if errors.As(err, &unknown) {
-			return profile{}, fmt.Errorf("unknown keys:\n%s", unknown.String())
+			return profile{}, fmt.Errorf("unknown keys: %w\n%s", unknown, unknown.String())
 		}
 		return profile{}, err
 	}

@@ -160,3 +160,28 @@ func FuzzProperty(f *testing.F) {
 		}
 	})
 }
+
+// FuzzParseProfile: a profile of a site's own, whatever is in its file, is refused or can be followed.
+func FuzzParseProfile(f *testing.F) {
+	for _, name := range Profiles() {
+		text, err := profileFiles.ReadFile("profiles/" + name + ".toml")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add([]byte(strings.Replace(string(text), `"`+name+`"`, `"my-own"`, 1)))
+	}
+	f.Add([]byte(ovenProfile))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		p, err := ParseProfile(text)
+		if err != nil {
+			return
+		}
+		cfg := Config{Port: "/dev/ttyTEST", Driver: p.Driver, Profile: p.Name, Profiles: []Profile{p}}
+		if p.Driver == DriverModbusRTU {
+			cfg.Units = []byte{1}
+		}
+		if _, err := New(cfg, nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

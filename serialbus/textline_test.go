@@ -3,6 +3,7 @@
 package serialbus
 
 import (
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"strings"
@@ -259,4 +260,54 @@ func FuzzTextProfiles(f *testing.F) {
 			}
 		}
 	})
+}
+
+// ovenProfile is a profile as an integrator writes one.
+const ovenProfile = `name = "fabrikam-oven"
+driver = "line"
+protocol = "text"
+[serial]
+baud = 9600
+parity = "none"
+stop_bits = 1
+[text]
+terminator = "\r"
+timeout = "2s"
+[[text.query]]
+send = "WHO"
+expect = '^OVEN (?P<model>\S+) #(?P<serial>\d+)$'
+`
+
+// TestSiteProfile: an appliance that no built-in profile fits is found by a profile of the site's own.
+func TestSiteProfile(t *testing.T) {
+	own, err := ParseProfile([]byte(ovenProfile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{ended: make(chan error, 1)}
+		w := newTextWire(map[string]string{"WHO": "OVEN B12 #0815\r\n"}, "")
+		b.port = w
+		if b.bus, err = New(Config{Port: "/dev/ttyTEST", Driver: DriverLine, Profile: "fabrikam-oven", Profiles: []Profile{own}}, nil); err != nil {
+			t.Fatal(err)
+		}
+		b.bus.open = b.open
+		b.start(t)
+		expect(t, "at first", b.after(2*time.Second), []string{"line-up", "found 0815"})
+		applied, err := b.bus.Apply(t.Context(), 0, Settings{Desired: map[string]json.RawMessage{"state": json.RawMessage(`"on"`)}})
+		if err != nil || !cmp.Equal(applied.Unmapped, []string{"state"}) || applied.Wrote {
+			t.Errorf("got %+v, %v", applied, err)
+		}
+	})
+	for _, tc := range []struct{ name, profile, want string }{
+		{"none of them", "fabrikam-kiln", "known are alp, at, contoso-hpsd-088, contoso-tstrsd-007, eva-dts, scpi, and of the site's own fabrikam-oven"},
+	} {
+		cfg := Config{Port: "/dev/ttyTEST", Driver: DriverLine, Profile: tc.profile, Profiles: []Profile{own}}
+		if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %v", tc.name, err)
+		}
+	}
+	if cfg := (Config{Port: "/dev/ttyTEST", Driver: DriverModbusRTU, Units: []byte{1}, Profile: "fabrikam-oven", Profiles: []Profile{own}}); cfg.Validate() == nil {
+		t.Error("a profile of the driver line was taken for modbus-rtu")
+	}
 }

@@ -49,8 +49,9 @@ func check(file string, raw rawFile) (Config, error) {
 		p.add("state_dir", "%q is not an absolute path", cfg.StateDir)
 	}
 	cfg.Hub = checkHub(p, raw.Hub)
+	profiles := loadProfiles(p, file, raw.Profiles)
 	for i, bus := range raw.Buses {
-		cfg.Buses = append(cfg.Buses, checkBus(p, bus, i))
+		cfg.Buses = append(cfg.Buses, checkBus(p, bus, i, profiles))
 		if record := &cfg.Buses[i].Record; *record != "" && !filepath.IsAbs(*record) {
 			*record = filepath.Join(cfg.StateDir, *record)
 		}
@@ -107,7 +108,7 @@ func checkHub(p *problems, raw rawHub) Hub {
 	return hub
 }
 
-func checkBus(p *problems, raw rawBus, index int) Bus {
+func checkBus(p *problems, raw rawBus, index int, profiles []serialbus.Profile) Bus {
 	where := fmt.Sprintf("[[bus]] %d", index+1)
 	if raw.Name == "" {
 		p.add(where, "has no name")
@@ -115,7 +116,7 @@ func checkBus(p *problems, raw rawBus, index int) Bus {
 		where = fmt.Sprintf("[[bus]] %q", raw.Name)
 	}
 	bus := Bus{Place: raw.Place, Allow: raw.Allow, Record: raw.Record, Line: serialbus.Config{
-		Name: raw.Name, Port: raw.Port, Driver: serialbus.Driver(raw.Driver), Profile: raw.Profile,
+		Name: raw.Name, Port: raw.Port, Driver: serialbus.Driver(raw.Driver), Profile: raw.Profile, Profiles: profiles,
 		Parity: serialbus.Parity(raw.Parity),
 	}}
 	switch baud := raw.Baud.(type) {
@@ -134,13 +135,7 @@ func checkBus(p *problems, raw rawBus, index int) Bus {
 		}
 		bus.Line.Units = units
 	}
-	if err := bus.Line.Validate(); err != nil {
-		message := err.Error()
-		if near := nearest(raw.Profile, serialbus.Profiles()); near != "" && near != raw.Profile {
-			message += fmt.Sprintf(" (did you mean profile %q?)", near)
-		}
-		p.add(where, "%s", message)
-	}
+	checkLine(p, where, bus.Line)
 	if raw.RegistrationID != "" {
 		template, err := ParseID(raw.RegistrationID)
 		if err != nil {

@@ -8,6 +8,7 @@ package config
 type rawFile struct {
 	Site       string         `toml:"site"`
 	StateDir   string         `toml:"state_dir"`
+	Profiles   []string       `toml:"profiles"`
 	DPS        *rawDPS        `toml:"dps"`
 	Hub        rawHub         `toml:"hub"`
 	Buses      []rawBus       `toml:"bus"`

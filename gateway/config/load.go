@@ -34,14 +34,15 @@ func Parse(path string, text []byte) (Config, error) {
 	var raw rawFile
 	decoder := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
 	if err := decoder.Decode(&raw); err != nil {
-		return Config{}, located(path, err)
+		return Config{}, located(path, err, reflect.TypeFor[rawFile]())
 	}
 	return check(path, raw)
 }
 
 // located words a decoder's error with file and line, and for an unknown key
-// the nearest known one in the same table.
-func located(path string, err error) error {
+// the nearest known one in the same table of the type that was decoded into.
+// An error of another kind is only given the file.
+func located(path string, err error, into reflect.Type) error {
 	var unknown *toml.StrictMissingError
 	if errors.As(err, &unknown) {
 		var all []error
@@ -49,7 +50,7 @@ func located(path string, err error) error {
 			row, _ := one.Position()
 			key := one.Key()
 			message := fmt.Sprintf("%s:%d: unknown key %q", path, row, strings.Join(key, "."))
-			if near := nearestKey(key); near != "" {
+			if near := nearestKey(into, key); near != "" {
 				message += fmt.Sprintf(" (did you mean %q?)", near)
 			}
 			all = append(all, errors.New(message))
@@ -66,8 +67,8 @@ func located(path string, err error) error {
 
 // nearestKey names the known key of the same table that is nearest to an
 // unknown one, or "" when none is near.
-func nearestKey(key []string) string {
-	known := keysOf(reflect.TypeFor[rawFile](), key[:len(key)-1])
+func nearestKey(into reflect.Type, key []string) string {
+	known := keysOf(into, key[:len(key)-1])
 	return nearest(key[len(key)-1], known)
 }
 
@@ -83,6 +84,9 @@ func keysOf(t reflect.Type, path []string) []string {
 	for i := range t.NumField() {
 		field := t.Field(i)
 		name := field.Tag.Get("toml")
+		if name == "" {
+			continue // no key of the file
+		}
 		if len(path) > 0 && name == path[0] {
 			return keysOf(field.Type, path[1:])
 		}

@@ -66,6 +66,12 @@ func (m *Master) Objects(ctx context.Context, unit, code, first, last byte) (map
 	return objects, err
 }
 
+// ServerID asks once for the server ID.
+func (m *Master) ServerID(ctx context.Context, unit byte) error {
+	_, err := m.driver.master.ask(ctx, serverIDRequest(unit))
+	return err
+}
+
 // Raw writes a frame as it is, whole or damaged, and returns what comes back within wait.
 func (m *Master) Raw(frame []byte, wait time.Duration) ([]byte, error) {
 	if err := m.port.Flush(); err != nil {

@@ -210,6 +210,23 @@ func TestPeerModbusSerial(t *testing.T) {
 	}
 }
 
+// TestPeerModbusSerialDropsShortRequests: those under six bytes, which a 0x11 is. The master takes it for silence.
+func TestPeerModbusSerialDropsShortRequests(t *testing.T) {
+	m := openMaster(t, modbusSerial(t), 17)
+	if err := m.ServerID(t.Context(), 17); !errors.Is(err, serialbus.ErrSilent) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestPeerModbusSerialTakesSettings by function 0x10.
+func TestPeerModbusSerialTakesSettings(t *testing.T) {
+	path := modbusSerial(t)
+	waitFor(t, path, 17)
+	bus := runBus(t, pumpConfig(path, 17))
+	bus.next(t, serialbus.Found, 17)
+	mustApply(t, bus, 17, desired("state", `"on"`, "temperatureSetting", `"65"`))
+}
+
 func TestPeerModbusSerialIsScanned(t *testing.T) {
 	path := modbusSerial(t)
 	waitFor(t, path, 1)

@@ -341,8 +341,12 @@ func TestIdentity(t *testing.T) {
 		t.Errorf("read back: %s, %v; want %s", read.Recipient(), err, made.Recipient())
 	}
 	line := made.secret().String()
+	slip := "Q"
+	if line[40] == 'Q' {
+		slip = "P"
+	}
 	for name, text := range map[string]string{
-		"empty": "", "comments": "# a\n", "two": line + "\n" + line, "cut": line[:40], "a slip": line[:40] + "Q" + line[41:],
+		"empty": "", "comments": "# a\n", "two": line + "\n" + line, "cut": line[:40], "a slip": line[:40] + slip + line[41:],
 		"large": strings.Repeat("#\n", 4096), "recipient": made.Recipient(),
 	} {
 		_, err := ParseIdentity(text)

@@ -95,8 +95,12 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 	}
 	g.supervisor = newSupervisor(w, cfg.Site, known)
 	g.tasks = append(g.tasks, g.supervisor)
+	ports := serialbus.NewPorts(len(cfg.Buses), g.log)
+	if len(cfg.Buses) > 0 {
+		g.tasks = append(g.tasks, ports)
+	}
 	for _, bus := range cfg.Buses {
-		if err := g.addLine(bus, known); err != nil {
+		if err := g.addLine(ports, bus, known); err != nil {
 			return nil, &ConfigError{err}
 		}
 	}
@@ -165,7 +169,7 @@ func (t lineTask) Run(ctx context.Context) error {
 }
 
 // addLine adds a line; what the store knows of it is looked for first.
-func (g *Gateway) addLine(cfg config.Bus, known []record) error {
+func (g *Gateway) addLine(ports *serialbus.Ports, cfg config.Bus, known []record) error {
 	for _, r := range known {
 		if r.Place.Bus == cfg.Line.Name && slices.Contains(cfg.Line.Units, byte(r.Place.Unit)) {
 			cfg.Line.Known = append(cfg.Line.Known, byte(r.Place.Unit))
@@ -174,7 +178,7 @@ func (g *Gateway) addLine(cfg config.Bus, known []record) error {
 	if cfg.Record != "" {
 		cfg.Line.Record = g.recordLine(cfg)
 	}
-	serial, err := serialbus.New(cfg.Line, g.log.With("bus", cfg.Line.Name))
+	serial, err := ports.New(cfg.Line, g.log.With("bus", cfg.Line.Name))
 	if err != nil {
 		return fmt.Errorf("preparing bus %q: %w", cfg.Line.Name, err)
 	}

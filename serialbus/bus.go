@@ -18,6 +18,9 @@ type Bus struct {
 	log     *slog.Logger
 	open    func() (port, error) // opens the port; a seam for tests
 
+	reserve *reserve      // where the port's descriptors come from; nil = anywhere
+	nudge   chan struct{} // an adapter came or went somewhere; room for one
+
 	requests  chan *request // Apply's way to the goroutine that runs Run
 	ready     chan struct{} // closed after the first attempt to open
 	readyOnce sync.Once
@@ -30,11 +33,18 @@ type Bus struct {
 	speed  speed
 	search search
 	scan   scan
-	habits habits // what was learned of a Modbus line
-	down   string // why the line is down, as last told; "" = it is up or was never tried
+	habits habits     // what was learned of a Modbus line
+	up     time.Time  // since when the port is open; zero = it is not
+	port   port       // the open port; nil = none
+	errors LineErrors // what its driver had counted when it was opened
+	down   string     // why the line is down, as last told; "" = it is up or was never tried
 
 	recorder *recorder // of cfg.Record; nil before the first opening
 }
+
+// watchEvery is how often the port's name is looked at: whether another device stands behind it now, or one again. It
+// is enough alone; the news of hotplug only make it quicker (serial 3.4).
+const watchEvery = 2 * time.Second
 
 // driver is one protocol on an open port. Its methods run on the goroutine that owns the port. An error that isLost
 // ends the port, the context's ends the call, any other is about the appliance.
@@ -71,6 +81,7 @@ func New(cfg Config, log *slog.Logger) (*Bus, error) {
 		log:      log.With("port", cfg.Port),
 		speed:    speed{cfg.Baud, cfg.Parity, p.Serial.StopBits},
 		search:   search{sure: true},
+		nudge:    make(chan struct{}, 1),
 		requests: make(chan *request),
 		ready:    make(chan struct{}),
 		done:     make(chan struct{}),
@@ -78,7 +89,7 @@ func New(cfg Config, log *slog.Logger) (*Bus, error) {
 	if cfg.AutoBaud {
 		b.speed, b.search.sure = usualSpeeds()[0], false
 	}
-	b.open = func() (port, error) { return openTTY(cfg.Port, b.speed) }
+	b.open = func() (port, error) { return openTTY(cfg.Port, b.speed, b.reserve) }
 	b.habits.waits = newWaits(cfg.ReplyTimeout, shortestWait)
 	b.scan = scan{gap: slowGap, step: progressStep}
 	for _, unit := range cfg.Units {
@@ -106,28 +117,56 @@ func (b *Bus) Run(ctx context.Context, events func(Event)) error {
 	b.events = events
 	var delay backoff
 	for ctx.Err() == nil {
-		opened := time.Now()
+		was := locate(b.cfg.Port)
 		free, err := b.session(ctx)
 		if ctx.Err() != nil {
+			b.leave(free)
 			break
 		}
-		if time.Since(opened) > longestReopen {
+		if !b.up.IsZero() && time.Since(b.up) > longestReopen {
 			delay.reset() // it worked for a while: this is a new trouble
 		}
+		b.up = time.Time{}
 		b.lineDown(err)
-		if free != nil && !b.standby(ctx, free, nil, err) {
+		if free != nil && !b.untilFree(ctx, free, err) {
 			break
 		}
 		wait := delay.next()
 		b.log.Debug("opening the port again", "retry_in", wait)
-		timer := time.NewTimer(wait)
-		goOn := b.standby(ctx, nil, timer.C, err)
-		timer.Stop()
-		if !goOn {
+		if !b.untilRetry(ctx, wait, was, err) {
 			break
+		}
+		if locate(b.cfg.Port) != was {
+			delay.reset() // something was plugged in or pulled
 		}
 	}
 	return nil
+}
+
+// damage tells in words what the port's driver has counted since it was opened: characters of the wrong shape are a
+// wrong speed or parity, or noise, and say which end of the line to look at.
+func (b *Bus) damage() string {
+	now, err := b.port.Errors()
+	if err != nil {
+		return "not counted by this adapter's driver"
+	}
+	return now.since(b.errors).String()
+}
+
+// leave waits until the port is given back, so that whoever comes after Run finds it free. A write that hangs in the
+// kernel may never come back, and shall not hold up the daemon's stop.
+func (b *Bus) leave(free <-chan struct{}) {
+	const patience = time.Second
+	if free == nil {
+		return
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-free:
+	case <-timer.C:
+		b.log.Warn("leaving the port while a write hangs; it is free when the adapter is unplugged")
+	}
 }
 
 // markReady closes Ready's channel; further calls do nothing.
@@ -148,6 +187,9 @@ func (b *Bus) session(ctx context.Context) (free <-chan struct{}, err error) {
 		p = recordPort(p, b.recorder)
 	}
 	b.down = ""
+	b.up, b.port = time.Now(), p
+	defer func() { b.port = nil }()
+	b.errors, _ = p.Errors() // a driver that counts nothing leaves them zero
 	b.log.Info("the line is up")
 	b.events(Event{Kind: LineUp})
 	err = b.work(ctx, p)
@@ -171,19 +213,42 @@ func (b *Bus) lineDown(err error) {
 	b.events(Event{Kind: LineDown, Err: err})
 }
 
-// standby waits for either channel while the line is down, and refuses what it is asked meanwhile. It reports false
-// if ctx ended.
-func (b *Bus) standby(ctx context.Context, free <-chan struct{}, timer <-chan time.Time, why error) bool {
+// untilFree waits until a lost port is given back, and refuses what it is asked meanwhile: a second descriptor of a
+// port whose write hangs would hang too. It reports false if ctx ended.
+func (b *Bus) untilFree(ctx context.Context, free <-chan struct{}, why error) bool {
 	for {
 		select {
 		case <-ctx.Done():
 			return false
 		case <-free:
 			return true
-		case <-timer:
+		case r := <-b.requests:
+			r.answer(Applied{}, why)
+		}
+	}
+}
+
+// untilRetry waits while the line is down until it is time to open the port again, and refuses what it is asked
+// meanwhile. A device that was plugged in ends the wait: one that was not behind the port's name before. It reports
+// false if ctx ended.
+func (b *Bus) untilRetry(ctx context.Context, wait time.Duration, was device, why error) bool {
+	timer, watch := time.NewTimer(wait), time.NewTicker(watchEvery)
+	defer timer.Stop()
+	defer watch.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
 			return true
 		case r := <-b.requests:
 			r.answer(Applied{}, why)
+			continue
+		case <-watch.C:
+		case <-b.nudge:
+		}
+		if now := locate(b.cfg.Port); now != was && now != (device{}) {
+			return true
 		}
 	}
 }
@@ -211,6 +276,8 @@ func (b *Bus) work(ctx context.Context, p port) error {
 		return err
 	}
 	d := b.newDriver(p)
+	watch := time.NewTicker(watchEvery)
+	defer watch.Stop()
 	for {
 		if !b.search.sure || b.doubtful() {
 			if err := b.findSpeed(ctx, p); err != nil {
@@ -228,6 +295,10 @@ func (b *Bus) work(ctx context.Context, p port) error {
 			err = b.serve(ctx, d, r)
 		case <-timer.C:
 			err = b.look(ctx, d, next)
+		case <-watch.C:
+			err = p.Check()
+		case <-b.nudge:
+			err = p.Check()
 		}
 		timer.Stop()
 		if err != nil {

@@ -322,6 +322,55 @@ func TestHungPortIsNotOpenedTwice(t *testing.T) {
 	})
 }
 
+// TestStuckWriterDoesNotHoldUpTheStop: a write that hangs for good delays Run's end by a second, not more.
+func TestStuckWriterDoesNotHoldUpTheStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := run(t, silent, nil)
+		b.after(2 * time.Second)
+		b.mu.Lock()
+		b.port = &hungWire{wire: b.wire, free: make(chan struct{})}
+		b.wire.cut()
+		b.mu.Unlock()
+		b.after(time.Minute)
+		start := time.Now()
+		b.stop()
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+	})
+}
+
+// TestReplugWhileQuiet: another device behind the port's name is noticed by polling alone, though nobody reads, and at
+// once when there is news of an adapter.
+func TestReplugWhileQuiet(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		news bool
+		wait time.Duration
+	}{{"polling", false, watchEvery}, {"news", true, 0}} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := run(t, toaster("499", "1.0"), func(c *Config) { c.Recheck = time.Hour })
+				b.after(time.Minute)
+				b.wire.mu.Lock()
+				b.wire.moved = true
+				b.wire.mu.Unlock()
+				b.plug()
+				if tc.news {
+					b.bus.nudge <- struct{}{}
+				}
+				told := b.after(tc.wait)
+				if len(told) == 0 {
+					t.Error("it was not noticed in time")
+				}
+				expect(t, "moved", append(told, b.after(2*time.Second)...), []string{
+					"lost 499: " + ErrUnplugged.Error(), "line-down: " + ErrUnplugged.Error(), "line-up", "found 499 1.0",
+				})
+			})
+		})
+	}
+}
+
 // hungWire is a wire that is not free when it was closed.
 type hungWire struct {
 	*wire

@@ -28,7 +28,7 @@ func (p *countingPort) Write(frame []byte) error {
 
 // OpenMaster opens a port at 19,200 baud. wait is how long a reply is waited for.
 func OpenMaster(path string, wait time.Duration) (*Master, error) {
-	tty, err := openTTY(path, speed{19200, ParityNone, 1})
+	tty, err := openTTY(path, speed{19200, ParityNone, 1}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -100,3 +100,11 @@ func (m *Master) Raw(frame []byte, wait time.Duration) ([]byte, error) {
 
 // ReadRequest is the frame that asks a unit for its register 0.
 func ReadRequest(unit byte) []byte { return readRequest(unit, 0, 1) }
+
+// Nudge tells the bus that an adapter came or went.
+func (b *Bus) Nudge() {
+	select {
+	case b.nudge <- struct{}{}:
+	default:
+	}
+}

@@ -57,6 +57,9 @@ func (b *Bus) judge(l look, err error) {
 		return
 	}
 	b.log.Debug("no good answer", "appliance", p.unit, "err", err)
+	if errors.Is(err, ErrNoise) {
+		b.log.Debug("damaged characters since the port was opened", "errors", b.damage())
+	}
 	if p.found {
 		p.misses++
 		if p.misses < missesToLose {

@@ -19,6 +19,10 @@ type port interface {
 	SetSpeed(s speed) error
 	// Flush discards what was received and not read.
 	Flush() error
+	// Check asks whether this is still the device that the port's name leads to. It reads and writes nothing.
+	Check() error
+	// Errors returns the driver's counters of damaged characters; an error where it has none.
+	Errors() (LineErrors, error)
 	// Close gives the port back. The returned channel closes when it is free to be opened again, which a write that
 	// hangs in the kernel can delay for as long as the adapter stays plugged in.
 	Close() <-chan struct{}

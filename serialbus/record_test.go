@@ -39,9 +39,11 @@ func (p *scripted) Read(buf []byte, wait time.Duration) (int, error) {
 	return copy(buf, next), nil
 }
 
-func (p *scripted) Write([]byte) error   { time.Sleep(time.Millisecond); return nil }
-func (p *scripted) SetSpeed(speed) error { return nil }
-func (p *scripted) Flush() error         { return nil }
+func (p *scripted) Write([]byte) error          { time.Sleep(time.Millisecond); return nil }
+func (p *scripted) SetSpeed(speed) error        { return nil }
+func (p *scripted) Check() error                { return nil }
+func (p *scripted) Errors() (LineErrors, error) { return LineErrors{}, nil }
+func (p *scripted) Flush() error                { return nil }
 func (p *scripted) Close() <-chan struct{} {
 	done := make(chan struct{})
 	close(done)

@@ -68,11 +68,31 @@ func (b *Bus) findSpeed(ctx context.Context, p port) error {
 			return nil
 		}
 		b.nobodyAtAnySpeed(s.garbage != nil)
-		timer := time.NewTimer(b.cfg.Rescan)
-		goOn := b.standby(ctx, nil, timer.C, ErrNotFound)
-		timer.Stop()
-		if !goOn {
+		if err := b.rest(ctx, p, b.cfg.Rescan); err != nil {
+			return err
+		}
+	}
+}
+
+// rest leaves an open port alone for a while, in which nobody is known to be there to be set.
+func (b *Bus) rest(ctx context.Context, p port, wait time.Duration) error {
+	timer, watch := time.NewTimer(wait), time.NewTicker(watchEvery)
+	defer timer.Stop()
+	defer watch.Stop()
+	for {
+		select {
+		case <-ctx.Done():
 			return ctx.Err()
+		case <-timer.C:
+			return nil
+		case r := <-b.requests:
+			r.answer(Applied{}, ErrNotFound)
+			continue
+		case <-watch.C:
+		case <-b.nudge:
+		}
+		if err := p.Check(); err != nil {
+			return err
 		}
 	}
 }

@@ -5,7 +5,8 @@ package serialbus
 import (
 	"errors"
 	"fmt"
-	"sync"
+	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,32 +29,57 @@ type library interface {
 	Close() error
 }
 
-// tty is a port on a real device. All methods belong to one goroutine; only a write that hangs outlives its call.
+// tty is a port on a real device. All methods belong to one goroutine, its owner; a second one, the writer, writes for
+// it, because the library's Write can block in the kernel for good.
 type tty struct {
-	path  string
-	lib   library
-	lock  int           // second descriptor that holds the lock
-	hung  chan struct{} // set when a write hangs, closed when it comes back
-	freed chan struct{}
+	path    string
+	lib     library
+	lock    int    // second descriptor, which holds the lock
+	device  device // what the path led to
+	reserve *reserve
 
-	mu     sync.Mutex // guards closed
-	closed bool
+	frames  chan []byte // to the writer; closing it ends the port
+	written chan error  // from the writer; room for one, so that a late result is no trouble
+	limit   *time.Timer // reused by every Write
+	hung    bool        // a write hangs, or did: the port is lost; the owner's
+	closed  atomic.Bool // set by the owner, asked before every call of the library
+	freed   chan struct{}
 }
 
 var _ port = (*tty)(nil)
 
-// openTTY opens and locks a port.
-func openTTY(path string, s speed) (port, error) {
-	lock, err := lockTTY(path)
+// openTTY opens and locks a port, with descriptors out of the reserve.
+func openTTY(path string, s speed, r *reserve) (port, error) {
+	t := &tty{path: path, reserve: r}
+	err := r.lend(func() error { return withoutChildren(func() error { return t.open(s.mode()) }) })
 	if err != nil {
 		return nil, openError(path, err)
 	}
-	lib, err := serial.Open(path, s.mode())
-	if err != nil {
-		_ = unix.Close(lock) // the error that counts is the one of the open
-		return nil, openError(path, err)
+	t.begin()
+	return t, nil
+}
+
+// open locks the port and opens it; on an error nothing of it is left open.
+func (t *tty) open(mode *serial.Mode) (err error) {
+	if t.lock, t.device, err = lockTTY(t.path); err != nil {
+		return err
 	}
-	return &tty{path: path, lib: lib, lock: lock, freed: make(chan struct{})}, nil
+	// The library's Port is nil on an error, and must not end up in the interface then.
+	lib, err := serial.Open(t.path, mode)
+	if err != nil {
+		_ = unix.Close(t.lock) // the error that counts is the one of the open
+		return err
+	}
+	t.lib = lib
+	return nil
+}
+
+// begin starts the writer.
+func (t *tty) begin() {
+	t.frames, t.written, t.freed = make(chan []byte), make(chan error, 1), make(chan struct{})
+	t.limit = time.NewTimer(writeLimit)
+	t.limit.Stop()
+	go t.writer()
 }
 
 // mode is the speed in the library's words.
@@ -74,21 +100,24 @@ func (s speed) mode() *serial.Mode {
 
 // lockTTY takes the lock that keeps other programs of ours off the port. The library's own exclusive mode does not
 // bind root, and any root process that opens and closes the port lifts it. The descriptor is opened before, because
-// exclusive mode would refuse it afterwards.
-func lockTTY(path string) (int, error) {
+// exclusive mode would refuse it afterwards. It returns which device was locked, too.
+func lockTTY(path string) (int, device, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, err
+		return -1, device{}, err
 	}
-	if _, err := unix.IoctlGetTermios(fd, getTermios); err != nil {
-		_ = unix.Close(fd)
-		return -1, err
+	var st unix.Stat_t
+	for _, step := range []func() error{
+		func() error { return checkTTY(fd) },
+		func() error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) },
+		func() error { return unix.Fstat(fd, &st) },
+	} {
+		if err := step(); err != nil {
+			_ = unix.Close(fd)
+			return -1, device{}, err
+		}
 	}
-	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
+	return fd, deviceOf(&st), nil
 }
 
 // openError puts the reason why a port cannot be opened into words with what to do next.
@@ -137,8 +166,8 @@ func (t *tty) Read(buf []byte, wait time.Duration) (n int, err error) {
 			n, err = 0, &lostError{fmt.Errorf("%s: the process has too many files open to read the port (%v); configure fewer lines", t.path, caught)}
 		}
 	}()
-	if t.isClosed() {
-		return 0, t.lost(errors.New("closed"))
+	if t.closed.Load() {
+		return 0, t.gone()
 	}
 	if err := t.lib.SetReadTimeout(max(wait, 0)); err != nil {
 		return 0, t.lost(err)
@@ -154,23 +183,23 @@ func (t *tty) Read(buf []byte, wait time.Duration) (n int, err error) {
 	}
 }
 
-// Write hands the frame to a goroutine of its own, because the library's Write can block in the kernel for good.
+// Write hands the frame to the writer and waits until the kernel took it. A frame that is stuck may be sent at any time
+// later, so it must not be changed.
 func (t *tty) Write(frame []byte) error {
-	if t.hung != nil {
+	switch {
+	case t.closed.Load():
+		return t.gone()
+	case t.hung:
 		return t.stuck()
 	}
-	done, back := make(chan error, 1), make(chan struct{})
-	go func() {
-		defer close(back)
-		done <- t.writeAll(frame)
-	}()
-	limit := time.NewTimer(writeLimit)
-	defer limit.Stop()
+	t.frames <- frame
+	t.limit.Reset(writeLimit)
 	select {
-	case err := <-done:
+	case err := <-t.written:
+		t.limit.Stop()
 		return err
-	case <-limit.C:
-		t.hung = back
+	case <-t.limit.C:
+		t.hung = true
 		return t.stuck()
 	}
 }
@@ -180,11 +209,28 @@ func (t *tty) stuck() error {
 	return &lostError{fmt.Errorf("%s: %w; the line is stopped or the adapter hangs: plug it in again", t.path, ErrWriteStuck)}
 }
 
+// gone is the error for a call after our own Close, which the library does not tell from an adapter that was pulled.
+func (t *tty) gone() error { return &lostError{fmt.Errorf("%s: %w", t.path, os.ErrClosed)} }
+
+// writer writes one frame after the other until the port closes, and gives the port back then. While a write hangs the
+// descriptor stays open: its number could go to another file, and the late write into that (serial 3.2).
+func (t *tty) writer() {
+	for frame := range t.frames {
+		t.written <- t.writeAll(frame)
+	}
+	// Nothing can be done about an error here, and the descriptors are gone either way. The lock goes last: whoever
+	// waits for it may open the port at once. A driver may hold the close up until its last bytes are sent.
+	_ = t.lib.Close()
+	_ = unix.Close(t.lock)
+	t.reserve.giveBack()
+	close(t.freed)
+}
+
 // writeAll writes the frame in as many parts as the kernel takes it.
 func (t *tty) writeAll(frame []byte) error {
 	for len(frame) > 0 {
-		if t.isClosed() {
-			return t.lost(errors.New("closed"))
+		if t.closed.Load() {
+			return t.gone()
 		}
 		n, err := t.lib.Write(frame)
 		if err != nil {
@@ -197,8 +243,8 @@ func (t *tty) writeAll(frame []byte) error {
 
 // SetSpeed implements port.
 func (t *tty) SetSpeed(s speed) error {
-	if t.isClosed() {
-		return t.lost(errors.New("closed"))
+	if t.closed.Load() {
+		return t.gone()
 	}
 	if err := t.lib.SetMode(s.mode()); err != nil {
 		return t.lost(err)
@@ -208,8 +254,8 @@ func (t *tty) SetSpeed(s speed) error {
 
 // Flush implements port.
 func (t *tty) Flush() error {
-	if t.isClosed() {
-		return t.lost(errors.New("closed"))
+	if t.closed.Load() {
+		return t.gone()
 	}
 	if err := t.lib.ResetInputBuffer(); err != nil {
 		return t.lost(err)
@@ -217,38 +263,33 @@ func (t *tty) Flush() error {
 	return nil
 }
 
-// Close gives the port back. While a write hangs its descriptor must stay: the number could go to another file, and
-// the late write into that (serial 3.2).
+// Check implements port. A name that leads nowhere is no loss as long as the device answers: somebody removed a link.
+func (t *tty) Check() error {
+	if t.closed.Load() {
+		return t.gone()
+	}
+	if err := checkTTY(t.lock); err != nil {
+		return t.lost(err)
+	}
+	if now := locate(t.path); now != t.device && now != (device{}) {
+		return t.lost(errors.New("its name leads to another device now"))
+	}
+	return nil
+}
+
+// Errors implements port.
+func (t *tty) Errors() (LineErrors, error) {
+	if t.closed.Load() {
+		return LineErrors{}, t.gone()
+	}
+	return readLineErrors(t.lock)
+}
+
+// Close implements port. The owner does not read when it calls this, so the library's close, which would pull the
+// descriptor from under a reader, meets none.
 func (t *tty) Close() <-chan struct{} {
-	t.mu.Lock()
-	already := t.closed
-	t.closed = true
-	t.mu.Unlock()
-	if already {
-		return t.freed
+	if !t.closed.Swap(true) {
+		close(t.frames)
 	}
-	if t.hung == nil {
-		t.release()
-		return t.freed
-	}
-	go func() {
-		<-t.hung
-		t.release()
-	}()
 	return t.freed
-}
-
-// release gives the descriptors back, the lock last: whoever waits for it may open the port at once.
-func (t *tty) release() {
-	// Nothing can be done about an error here, and the descriptors are gone either way.
-	_ = t.lib.Close()
-	_ = unix.Close(t.lock)
-	close(t.freed)
-}
-
-// isClosed is asked before every call of the library, which would use the old descriptor's number (serial 3.2).
-func (t *tty) isClosed() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.closed
 }

@@ -6,12 +6,14 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/creack/pty"
 	"go.bug.st/serial"
 	"golang.org/x/sys/unix"
 
@@ -46,7 +48,9 @@ func newTestTTY(t *testing.T, lib library) *tty {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &tty{path: "/dev/ttyTEST", lib: lib, lock: lock, freed: make(chan struct{})}
+	p := &tty{path: "/dev/ttyTEST", lib: lib, lock: lock}
+	p.begin()
+	return p
 }
 
 func TestTTYRead(t *testing.T) {
@@ -100,6 +104,12 @@ func TestTTYNothingAfterClose(t *testing.T) {
 	if err := p.SetSpeed(usualSpeeds()[0]); !isLost(err) {
 		t.Errorf("SetSpeed: %v", err)
 	}
+	if err := p.Check(); !isLost(err) || !errors.Is(err, os.ErrClosed) || errors.Is(err, ErrUnplugged) {
+		t.Errorf("Check: %v; our own close is no pulled plug", err)
+	}
+	if _, err := p.Errors(); !isLost(err) {
+		t.Errorf("Errors: %v", err)
+	}
 	if lib.after != 0 {
 		t.Errorf("%d calls reached the library after Close", lib.after)
 	}
@@ -133,7 +143,7 @@ func TestTTYHungWrite(t *testing.T) {
 }
 
 func openTest(path string) (port, error) {
-	return openTTY(path, speed{19200, ParityEven, 1})
+	return openTTY(path, speed{19200, ParityEven, 1}, nil)
 }
 
 func TestOpenErrorsAreWords(t *testing.T) {
@@ -211,27 +221,189 @@ func TestUnpluggedWhileOpen(t *testing.T) {
 	}
 }
 
-// TestManyOpenFiles: with more than 1,024 files open the library's select panics; it must come out as an error.
-func TestManyOpenFiles(t *testing.T) {
+// fillDescriptors opens files until the next descriptor is beyond what the library's select can watch.
+func fillDescriptors(t *testing.T) {
+	t.Helper()
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur < 1300 {
 		t.Skipf("this process may open only %d files (%v)", limit.Cur, err)
 	}
-	l := toasterLine(t)
 	for range 1100 {
 		f, err := os.Open(os.DevNull)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
+		t.Cleanup(func() { _ = f.Close() })
 	}
+}
+
+// TestManyOpenFiles: with more than 1,024 files open the library's select panics; it must come out as an error.
+func TestManyOpenFiles(t *testing.T) {
+	l := toasterLine(t)
+	fillDescriptors(t)
 	p, err := openTest(l.Path())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Close()
+	defer func() { <-p.Close() }()
 	if _, err := p.Read(make([]byte, 10), time.Millisecond); !isLost(err) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestReserve: a port that is opened among 1,100 open files gets low descriptors and works, and so does the next one
+// after it.
+func TestReserve(t *testing.T) {
+	l := toasterLine(t)
+	r := newReserve(1)
+	r.keep()
+	defer r.release()
+	fillDescriptors(t)
+	for range 3 {
+		p, err := openTTY(l.Path(), speed{19200, ParityNone, 1}, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Read(make([]byte, 10), time.Millisecond); !errors.Is(err, errTimeout) {
+			t.Errorf("reading: got %v, want a timeout", err)
+		}
+		if len(r.held) != 0 {
+			t.Errorf("%d placeholders are left beside the port", len(r.held))
+		}
+		<-p.Close()
+		if len(r.held) != perPort {
+			t.Errorf("%d placeholders after the port closed, want %d", len(r.held), perPort)
+		}
+	}
+	if _, err := openTTY("/dev/no-such-port", speed{19200, ParityNone, 1}, r); !errors.Is(err, ErrNoPort) {
+		t.Errorf("got %v", err)
+	}
+	if len(r.held) != perPort {
+		t.Errorf("%d placeholders after an open that failed, want %d", len(r.held), perPort)
+	}
+}
+
+// TestNoChildInheritsAPort: the library opens without the close-on-exec flag.
+func TestNoChildInheritsAPort(t *testing.T) {
+	l := toasterLine(t)
+	p, err := openTest(l.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { <-p.Close() }()
+	out, err := exec.Command("ls", "-l", "/proc/self/fd").Output()
+	if err != nil {
+		t.Skipf("no /proc here: %v", err)
+	}
+	if bytes.Contains(out, []byte(l.Path())) {
+		t.Errorf("a child has the port:\n%s", out)
+	}
+}
+
+// TestCheck: the name of a port may lead to another device while the old one is still there, or nowhere.
+func TestCheck(t *testing.T) {
+	first, second := toasterLine(t), toasterLine(t)
+	name := filepath.Join(t.TempDir(), "usb-adapter")
+	link := func(to string) {
+		if err := os.Symlink(to, name+".new"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(name+".new", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link(first.Path())
+	p, err := openTest(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { <-p.Close() }()
+	if err := p.Check(); err != nil {
+		t.Errorf("nothing changed: %v", err)
+	}
+	link(second.Path())
+	if err := p.Check(); !isLost(err) || !errors.Is(err, ErrUnplugged) {
+		t.Errorf("another device: %v", err)
+	}
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Check(); err != nil {
+		t.Errorf("the name is gone and the device is not: %v", err)
+	}
+	first.Unplug()
+	if err := p.Check(); !isLost(err) || !errors.Is(err, ErrUnplugged) {
+		t.Errorf("unplugged: %v", err)
+	}
+}
+
+// TestErrorsOfAPTY: a driver without counters says so.
+func TestErrorsOfAPTY(t *testing.T) {
+	p, err := openTest(toasterLine(t).Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { <-p.Close() }()
+	if _, err := p.Errors(); !errors.Is(err, unix.ENOTTY) {
+		t.Errorf("got %v, want %v", err, unix.ENOTTY)
+	}
+}
+
+func TestLineErrors(t *testing.T) {
+	before, now := LineErrors{Frame: 3, Break: 1}, LineErrors{Frame: 5, Parity: 1, Break: 1}
+	if got, want := now.since(before).String(), "2 framing, 1 parity"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := now.since(now).String(); got != "none" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestStuckWriterOnAPTY: a peer that takes nothing blocks the library's Write in the kernel for good. The port is
+// lost within writeLimit, given back when the adapter is unplugged, and holds nobody up meanwhile.
+func TestStuckWriterOnAPTY(t *testing.T) {
+	master, slave, err := pty.Open()
+	if err != nil {
+		t.Skipf("no pseudo-terminals here: %v", err)
+	}
+	p, err := openTest(slave.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = slave.Close()
+	frame := bytes.Repeat([]byte("x"), 1024)
+	for range 100 {
+		if err = p.Write(frame); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, ErrWriteStuck) || !isLost(err) {
+		t.Fatalf("got %v, want %v", err, ErrWriteStuck)
+	}
+	free := p.Close()
+	select {
+	case <-free:
+		t.Error("the port was given back under a write")
+	default:
+	}
+	if _, err := openTest(slave.Name()); !errors.Is(err, ErrPortBusy) {
+		t.Errorf("opened a second time: %v", err)
+	}
+	_ = master.Close()
+	<-free
+}
+
+// BenchmarkWrite is the cost of handing a frame to the writer and back.
+func BenchmarkWrite(b *testing.B) {
+	p := &tty{path: "/dev/ttyTEST", lock: -1, lib: &fakeLibrary{write: func(data []byte) (int, error) { return len(data), nil }}}
+	p.begin()
+	defer func() { <-p.Close() }()
+	frame := readRequest(1, 0, 1)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := p.Write(frame); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

@@ -28,6 +28,7 @@ type wire struct {
 	speed   speed // as last set
 	lost    bool
 	closed  bool
+	moved   bool // its name leads to another device
 }
 
 type arrival struct {
@@ -94,6 +95,17 @@ func (w *wire) Flush() error {
 	}
 	return nil
 }
+
+func (w *wire) Check() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.moved {
+		return &lostError{ErrUnplugged}
+	}
+	return nil
+}
+
+func (w *wire) Errors() (LineErrors, error) { return LineErrors{}, nil }
 
 func (w *wire) Close() <-chan struct{} {
 	w.mu.Lock()

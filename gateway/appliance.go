@@ -311,7 +311,7 @@ func (a *appliance) write(ctx context.Context, always bool, change func(*record)
 		if changed {
 			next.Updated = time.Now()
 		}
-		if err := a.world.store.save(ctx, next, a.world.memory()); err != nil {
+		if err := a.world.store.save(ctx, next, a.world.memory); err != nil {
 			a.log.Error("state not saved; check the disk of the state directory", "err", err)
 			saved = false
 		} else {

@@ -26,7 +26,7 @@ func TestRule5TheFloorIsKept(t *testing.T) {
 		if w.budget, err = provisioning.NewBudget(100, 20, provisioning.BudgetState{}); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.save(t.Context(), full(), w.memory()); err != nil {
+		if err := s.save(t.Context(), full(), w.memory); err != nil {
 			t.Fatal(err)
 		}
 		if got := kept(); got != 0 {

@@ -21,6 +21,9 @@ const (
 	// lastWord is how recent an answer must be for a failure soon after it to be
 	// one appliance's own.
 	lastWord = 10 * time.Second
+	// claimTime is how long an appliance may take to end its hub session before
+	// it asks for all.
+	claimTime = 10 * time.Second
 )
 
 // errStillAway ends a probe that was answered with a 5xx, because the next is due
@@ -43,6 +46,7 @@ type reach struct {
 	away     bool                                   // since an attempt ended without an answer
 	next     time.Time                              // when the next probe is due
 	probe    *appliance                             // whose attempt is under way for all; nil = nobody's
+	claimed  *appliance                             // whose probe the next is to be, unless it takes too long; nil = anybody's
 	waiting  map[*appliance]bool                    // to be woken when the service is back
 	turns    map[*appliance]context.CancelCauseFunc // ends attempts that wait for their turn in the budget
 	answered time.Time                              // when the service answered last
@@ -58,7 +62,7 @@ func newReach(log *slog.Logger) *reach {
 func (g *reach) wait(a *appliance, now time.Time) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.away || g.probe == a {
+	if !g.away || g.probe == a || g.claimed == a {
 		return 0
 	}
 	g.waiting[a] = true
@@ -66,6 +70,22 @@ func (g *reach) wait(a *appliance, now time.Time) time.Duration {
 		return probeLeast // by then the next probe's time is known
 	}
 	return max(g.next.Sub(now), 0)
+}
+
+// claim tells whether an appliance is to ask now, and if the service is away has
+// the others wait for a while: it has a hub session to end first, which one for
+// all is enough to do.
+func (g *reach) claim(a *appliance, now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.away || g.claimed == a {
+		return true
+	}
+	if g.probe != nil || now.Before(g.next) {
+		return false
+	}
+	g.claimed, g.next = a, now.Add(claimTime)
+	return true
 }
 
 // begin lets an appliance ask, or tells it to wait after all because another
@@ -78,10 +98,10 @@ func (g *reach) begin(a *appliance, end context.CancelCauseFunc, now time.Time) 
 		g.turns[a] = end
 		return true
 	}
-	if g.probe != nil || now.Before(g.next) {
+	if g.probe != nil || g.claimed != a && now.Before(g.next) {
 		return false
 	}
-	g.probe, g.next = a, now.Add(probe())
+	g.probe, g.claimed, g.next = a, nil, now.Add(probe())
 	return true
 }
 
@@ -168,7 +188,7 @@ func (g *reach) back(now time.Time) {
 		return
 	}
 	g.log.Info("the provisioning service is back", "waiting", len(g.waiting))
-	g.away, g.probe, g.trouble = false, nil, nil
+	g.away, g.probe, g.claimed, g.trouble = false, nil, nil, nil
 	for a := range g.waiting {
 		a.wakeUp()
 	}
@@ -179,10 +199,14 @@ func (g *reach) back(now time.Time) {
 // before which it asked not to be tried, if it did.
 func unanswered(err error) (hint time.Time, away bool) {
 	var unreachable *provisioning.UnreachableError
+	var throttled *provisioning.ThrottledError
+	var answer *provisioning.ServiceError
+	answered := errors.As(err, &answer)
 	switch {
+	case errors.As(err, &throttled) && answered && answer.HTTPStatus >= http.StatusInternalServerError:
+		return throttled.NextAttempt, true // a 5xx that asks for a long pause is one all the same
 	case errors.Is(err, errStillAway):
-		var answer *provisioning.ServiceError
-		if errors.As(err, &answer) && answer.RetryAfter > 0 {
+		if answered && answer.RetryAfter > 0 {
 			hint = time.Now().Add(min(answer.RetryAfter, hintMost))
 		}
 		return hint, true

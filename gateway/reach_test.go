@@ -232,6 +232,64 @@ func TestRule8AServiceInTrouble(t *testing.T) {
 	})
 }
 
+// TestRule8AServiceThatNamesItsReturn: a 5xx with a long hint is no sign that the
+// service is back, and the hint counts for all.
+func TestRule8AServiceThatNamesItsReturn(t *testing.T) {
+	eachKindOfTown(t, func(t *testing.T, transport provisioning.Transport) {
+		var broken atomic.Bool
+		broken.Store(true)
+		town := newTown(t, transport, func(dpslocal.FaultPoint) dpslocal.Fault {
+			if broken.Load() {
+				return dpslocal.Fault{Status: 503, RetryAfter: "1200"}
+			}
+			return dpslocal.Fault{}
+		})
+		defer func() { town.stop() }()
+		town.populate(t, 0, 50)
+		time.Sleep(19 * time.Minute)
+		if got := len(town.requests.since(time.Time{})); got > 2 {
+			t.Errorf("%d requests within the twenty minutes that the service asked for, want the first", got)
+		}
+		broken.Store(false)
+		time.Sleep(time.Minute + settleTime + 30*time.Second)
+		synctest.Wait()
+		if got := town.count(StateAssigned); got != 50 {
+			t.Errorf("%d appliances are assigned, want 50", got)
+		}
+	})
+}
+
+// TestRule8AnOutageLeavesHubSessionsAlone: appliances that want DPS to be asked
+// again keep their sessions while it is away, but for the one that asks for all.
+func TestRule8AnOutageLeavesHubSessionsAlone(t *testing.T) {
+	eachKindOfTown(t, func(t *testing.T, transport provisioning.Transport) {
+		town := newTown(t, transport, nil)
+		defer func() { town.stop() }()
+		town.connectHubs()
+		town.update(t, 20, "1")
+		town.wantServed(t, "at first", 20)
+		var opened atomic.Int32
+		open := town.world.openHub
+		town.world.openHub = func(ctx context.Context, a *assignment, key provisioning.DeviceKey) (hubSession, error) {
+			opened.Add(1)
+			return open(ctx, a, key)
+		}
+		town.unplug.Store(true)
+		town.update(t, 20, "2")
+		time.Sleep(5 * time.Minute)
+		opened.Store(0)
+		begun := time.Now()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if sessions, probes := int(opened.Load()), len(town.attempts.since(begun)); sessions > probes {
+			t.Errorf("%d hub sessions were opened for %d attempts", sessions, probes)
+		}
+		town.wantOneProbe(t, begun)
+		town.unplug.Store(false)
+		town.wantServed(t, "after the outage", 20)
+	})
+}
+
 // TestRule8ANewcomerWaitsToo: an appliance that is plugged in during an outage
 // says so and is not tried by itself.
 func TestRule8ANewcomerWaitsToo(t *testing.T) {

@@ -167,10 +167,12 @@ func (a *appliance) conflicting() bool {
 	return len(a.spots) > 1
 }
 
-// asksAgain tells whether DPS is to be asked now although a session is open.
+// asksAgain tells whether DPS is to be asked now, and by this appliance, although
+// a session is open.
 func (a *appliance) asksAgain() bool {
-	_, wait, wanted := a.plan(time.Now())
-	return wanted && wait <= 0
+	now := time.Now()
+	_, wait, wanted := a.plan(now)
+	return wanted && wait <= 0 && a.world.reach.claim(a, now)
 }
 
 // round reads the twin once and brings the appliance to it. failed asks for

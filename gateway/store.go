@@ -85,15 +85,17 @@ func (s *store) ping(ctx context.Context) error {
 
 // save writes a record whole, and beside it what the gateway remembers, in one
 // synced transaction. It does not stop for a shutdown: what is about to be done
-// must be on disk first.
-func (s *store) save(ctx context.Context, r record, memory map[string]any) error {
+// must be on disk first. memory, if any, is asked within the transaction, because
+// the order in which savers get the one connection is not that in which they came,
+// and what one has noted must not be overwritten with what another saw before.
+func (s *store) save(ctx context.Context, r record, memory func() map[string]any) error {
 	if err := s.write(context.WithoutCancel(ctx), r, memory); err != nil {
 		return fmt.Errorf("saving %s: %w", r.RegistrationID, err)
 	}
 	return nil
 }
 
-func (s *store) write(ctx context.Context, r record, memory map[string]any) error {
+func (s *store) write(ctx context.Context, r record, memory func() map[string]any) error {
 	identity, err := json.Marshal(r.Identity)
 	if err != nil {
 		return err
@@ -128,9 +130,11 @@ func (s *store) write(ctx context.Context, r record, memory map[string]any) erro
 	if err := writeRegistration(ctx, tx, r); err != nil {
 		return err
 	}
-	for key, value := range memory {
-		if err := writeMemory(ctx, tx, key, value); err != nil {
-			return err
+	if memory != nil {
+		for key, value := range memory() {
+			if err := writeMemory(ctx, tx, key, value); err != nil {
+				return err
+			}
 		}
 	}
 	return tx.Commit()

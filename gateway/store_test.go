@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -95,6 +97,39 @@ func TestStoreSavesDuringShutdown(t *testing.T) {
 	if err := s.save(ended, full(), nil); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestStoreRemembersTheNewest has a saver wait for the connection while something
+// is noted: a hold-back that a neighbour wrote meanwhile must not be undone.
+func TestStoreRemembersTheNewest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := openStore(t.Context(), t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.close()
+		var noted atomic.Int32
+		before, err := s.db.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		saved := make(chan error)
+		go func() {
+			saved <- s.save(t.Context(), full(), func() map[string]any { return map[string]any{"noted": noted.Load()} })
+		}()
+		synctest.Wait() // it has no connection yet
+		noted.Store(1)
+		if err := before.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-saved; err != nil {
+			t.Fatal(err)
+		}
+		got := 0
+		if err := s.recall(t.Context(), "noted", &got); err != nil || got != 1 {
+			t.Errorf("remembered %d, %v, want what was true when it was written", got, err)
+		}
+	})
 }
 
 func TestStoreRefusesNewerFile(t *testing.T) {

@@ -313,7 +313,7 @@ func (a *attempt) sendOnce(ctx context.Context, q question) (reply, error) {
 		}
 	}
 	answer, err := q.send(ctx)
-	if q.op == opSubmitting && !errors.As(err, new(*unsentError)) {
+	if q.op == opSubmitting && !errors.Is(err, errNextRung) && !errors.As(err, new(*unsentError)) {
 		a.sent = true
 	}
 	if err == nil {

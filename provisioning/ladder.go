@@ -133,7 +133,11 @@ func (s *ladderSession) connect(ctx context.Context) (fresh bool, err error) {
 func (s *ladderSession) register(ctx context.Context, body []byte) (reply, error) {
 	answer, err := s.session.register(ctx, body)
 	_, unsent := errors.AsType[*unsentError](err)
-	return s.judge(ctx, answer, err, unsent, parseOperation)
+	answer, err = s.judge(ctx, answer, err, unsent, parseOperation)
+	if unsent && !errors.Is(err, errNextRung) {
+		err = &unsentError{err} // the rungs above were left with nothing written, too
+	}
+	return answer, err
 }
 
 // poll may go on anywhere: an operation ID is good on any connection.
@@ -189,6 +193,9 @@ func foreign(answer reply, parse func(body []byte) error) error {
 func (s *ladderSession) leave(ctx context.Context, err error, movable bool) error {
 	if ctx.Err() != nil || !isRungs(err) {
 		return err
+	}
+	if unsent, is := errors.AsType[*unsentError](err); is {
+		err = unsent.err // of this rung alone: the next may write
 	}
 	name := s.way[0].name
 	s.ladder.failed(name)

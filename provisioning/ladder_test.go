@@ -240,6 +240,36 @@ func TestLadderNeverRepeatsARegister(t *testing.T) {
 	})
 }
 
+// TestLadderUnsent: a register that was written on one rung was sent, whatever the rungs above it came to; and one that
+// was written on none was not.
+func TestLadderUnsent(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(service *dps)
+		unsent bool
+	}{
+		{"nothing is open", func(service *dps) { service.network.OnDial(closed("443", "8883")) }, true},
+		{"written on the last", func(service *dps) {
+			service.network.OnDial(closed("443"))
+			service.script = inOrder(said{})
+		}, false},
+		{"written on the first", func(service *dps) { service.script = inOrder(said{}) }, false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				service := newDPS(t, TransportAuto)
+				test.change(service)
+				_, err := service.client(t).Register(t.Context(), request())
+				var unreachable *UnreachableError
+				if !errors.As(err, &unreachable) || unreachable.Unsent != test.unsent {
+					t.Errorf("got %v, want an UnreachableError, unsent: %v", err, test.unsent)
+				}
+			})
+		})
+	}
+}
+
 // TestLadderResumes polls an operation of an earlier run over what is open now: its ID is good over any transport.
 func TestLadderResumes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

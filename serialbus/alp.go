@@ -27,6 +27,7 @@ type alpDriver struct {
 	timing  timing
 	wait    time.Duration
 	profile profile
+	journal Journal // nil = nothing is noted
 	log     *slog.Logger
 	lastID  uint64 // of the last request; a reply must repeat it
 	maxLine int    // what the appliance said it takes, 0 = not asked yet

@@ -50,6 +50,10 @@ type alpStatus struct {
 func (d *alpDriver) apply(ctx context.Context, _ byte, s Settings) (Applied, error) {
 	plan := d.profile.plan(s.Desired)
 	applied := Applied{Reported: make(map[string]json.RawMessage), Unmapped: plan.unmapped}
+	books, err := open(ctx, d.journal, s, 0)
+	if err != nil {
+		return applied, err
+	}
 	status, err := d.status(ctx)
 	if err != nil {
 		return applied, err
@@ -60,10 +64,11 @@ func (d *alpDriver) apply(ctx context.Context, _ byte, s Settings) (Applied, err
 	}
 	if !status.holds(want) {
 		applied.Wrote = true
-		if err := d.write(ctx, want); err != nil {
+		if err := d.write(ctx, want, books); err != nil {
 			var rejected *RejectedError
 			if errors.As(err, &rejected) {
 				applied.Reported = status.reported(plan.wanted)
+				err = errors.Join(err, books.verified(ctx)) // its answer says that nothing changed
 			}
 			return applied, plan.rejections(err)
 		}
@@ -75,7 +80,21 @@ func (d *alpDriver) apply(ctx context.Context, _ byte, s Settings) (Applied, err
 		}
 	}
 	applied.Reported = status.reported(plan.wanted)
-	return applied, plan.rejections()
+	return applied, errors.Join(plan.rejections(), books.verified(ctx))
+}
+
+// holds asks the appliance for its status and compares.
+func (d *alpDriver) holds(ctx context.Context, _ byte, s Settings) (bool, error) {
+	plan := d.profile.plan(s.Desired)
+	status, err := d.status(ctx)
+	if err != nil {
+		return false, err
+	}
+	want, err := d.document(s, status.keeping(plan), status.nextRevision())
+	if err != nil {
+		return false, err
+	}
+	return status.holds(want), nil
 }
 
 // document builds what is wanted. Only desired properties are a must: a payload that makes the line too long for the
@@ -108,13 +127,17 @@ func (doc alpDocument) lineLength() int {
 	return len(encoded) + alpStatusRoom
 }
 
-// write stages the document and commits it.
-func (d *alpDriver) write(ctx context.Context, doc alpDocument) error {
+// write stages the document and commits it. Both are one write to the journal; the appliance looks after its own memory,
+// so no cells are counted.
+func (d *alpDriver) write(ctx context.Context, doc alpDocument, books *bookkeeper) error {
 	params, err := json.Marshal(doc)
 	if err != nil {
 		return fmt.Errorf("writing the settings: %w", err)
 	}
 	want := alpRevision{Rev: doc.Rev, CRC: alpChecksum(params)}
+	if err := books.plan(ctx, nil); err != nil {
+		return err
+	}
 	result, err := d.call(ctx, "stage", params, d.wait)
 	if err != nil {
 		return fmt.Errorf("staging revision %d: %w", doc.Rev, rejection(err))
@@ -130,7 +153,7 @@ func (d *alpDriver) write(ctx context.Context, doc alpDocument) error {
 	if _, err := d.call(ctx, "commit", params, alpCommitTimeout); err != nil {
 		return fmt.Errorf("committing revision %d: %w", want.Rev, rejection(err))
 	}
-	return nil
+	return books.written(ctx)
 }
 
 // rejection turns the refusal that will not change by trying again into a RejectedError.

@@ -18,6 +18,10 @@ type Settings struct {
 	Desired map[string]json.RawMessage
 	// Payload is what the allocation policy sent back, nil = nothing.
 	Payload json.RawMessage
+	// RegistrationID is whose settings they are, and Revision the twin's $version of them: under both the write is noted
+	// in the [Journal]. An empty ID leaves the journal out.
+	RegistrationID string
+	Revision       int64
 }
 
 // Applied is what an appliance was found to hold after [Bus.Apply].

@@ -55,6 +55,8 @@ type driver interface {
 	identify(ctx context.Context, unit byte) (Identity, error)
 	// apply brings the unit to the settings, see [Bus.Apply].
 	apply(ctx context.Context, unit byte, s Settings) (Applied, error)
+	// holds reads whether the unit holds the settings, see [Bus.Holds]. It writes nothing.
+	holds(ctx context.Context, unit byte, s Settings) (bool, error)
 }
 
 var (
@@ -258,12 +260,12 @@ func (b *Bus) newDriver(p port) driver {
 	t := b.speed.timing()
 	if b.cfg.Driver == DriverModbusRTU {
 		b.habits.waits.setFloor(shortestWaitOf("/sys/class/tty", b.cfg.Port))
-		return &modbusDriver{master: newRTU(p, t, &b.habits, b.log), profile: b.profile}
+		return &modbusDriver{master: newRTU(p, t, &b.habits, b.log), profile: b.profile, journal: b.cfg.Journal}
 	}
 	if b.profile.Text != nil {
 		return &textDriver{port: p, timing: t, wait: b.cfg.ReplyTimeout, dialect: b.profile.Text, log: b.log}
 	}
-	return &alpDriver{port: p, timing: t, wait: b.cfg.ReplyTimeout, profile: b.profile, log: b.log}
+	return &alpDriver{port: p, timing: t, wait: b.cfg.ReplyTimeout, profile: b.profile, journal: b.cfg.Journal, log: b.log}
 }
 
 // work is the owner's loop on an open port: serve requests, and in between look at the places when they are due. It

@@ -88,6 +88,8 @@ type Config struct {
 	// Rescan is the time between two fast looks at a place where nobody answered; 0 = [DefaultRescan]. After ten times as
 	// long the full identity of an appliance that was found is read again.
 	Rescan time.Duration
+	// Journal remembers what is written; nil = nothing does, and writes are not limited.
+	Journal Journal
 	// Record gets a recording of everything that is sent and received, for "appliancesim replay"; nil = none. The line
 	// stands still while a write to it takes; one that fails ends the recording. See [RecordFile].
 	Record io.Writer

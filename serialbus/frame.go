@@ -22,6 +22,7 @@ const (
 	maxFrame       = 256
 	exceptionFrame = 5
 	maxRead        = 125 // registers in one 0x03
+	maxWrite       = 123 // registers in one 0x10
 	maxJunk        = 3   // bytes that a transceiver may make up when the line turns round
 )
 
@@ -31,11 +32,15 @@ func readRequest(unit byte, first, count uint16) []byte {
 	return sealed(binary.BigEndian.AppendUint16(frame, count))
 }
 
-// writeRequest sets one holding register by 0x10. Its reply repeats address and quantity only: it proves nothing.
-func writeRequest(unit byte, register, value uint16) []byte {
-	frame := binary.BigEndian.AppendUint16([]byte{unit, fcWriteRegisters}, register)
-	frame = append(frame, 0, 1, 2) // one register, two bytes
-	return sealed(binary.BigEndian.AppendUint16(frame, value))
+// writeRequest sets holding registers by 0x10, at most 123 from the first one on. Its reply repeats address and quantity
+// only: it proves nothing.
+func writeRequest(unit byte, first uint16, values []uint16) []byte {
+	frame := binary.BigEndian.AppendUint16([]byte{unit, fcWriteRegisters}, first)
+	frame = append(frame, 0, byte(len(values)), byte(2*len(values)))
+	for _, value := range values {
+		frame = binary.BigEndian.AppendUint16(frame, value)
+	}
+	return sealed(frame)
 }
 
 // serverIDRequest asks for the free-form description of a unit.

@@ -59,7 +59,10 @@ func TestRequestsAreGolden(t *testing.T) {
 		})
 	}
 	// The golden write has three registers, ours has one: the same layout.
-	if got, want := writeRequest(1, 20, 7), sealed(bytesOf(t, "01 10 00 14 00 01 02 00 07")); !bytes.Equal(got, want) {
+	if got, want := writeRequest(1, 20, []uint16{7, 8, 9}), bytesOf(t, "01 10 00 14 00 03 06 00 07 00 08 00 09 52 C4"); !bytes.Equal(got, want) {
+		t.Errorf("writing a range: got % X, want % X", got, want)
+	}
+	if got, want := writeRequest(1, 20, []uint16{7}), sealed(bytesOf(t, "01 10 00 14 00 01 02 00 07")); !bytes.Equal(got, want) {
 		t.Errorf("write: got % X, want % X", got, want)
 	}
 }
@@ -168,8 +171,8 @@ func TestAnswers(t *testing.T) {
 	}{
 		{"read", readRequest(1, 0, 1), "01 03 02 00 01", true},
 		{"read, another count", readRequest(1, 0, 2), "01 03 02 00 01", false},
-		{"write", writeRequest(1, 100, 1), "01 10 00 64 00 01", true},
-		{"write, another register", writeRequest(1, 100, 1), "01 10 00 65 00 01", false},
+		{"write", writeRequest(1, 100, []uint16{1}), "01 10 00 64 00 01", true},
+		{"write, another register", writeRequest(1, 100, []uint16{1}), "01 10 00 65 00 01", false},
 		{"identification", deviceIDRequest(1, codeOne, 0x80), "01 2B 0E 04 83 00 00 00", true},
 		{"identification, another code", deviceIDRequest(1, codeOne, 0x80), "01 2B 0E 01 83 00 00 00", false},
 		{"refusal", deviceIDRequest(1, codeOne, 0x80), "01 AB 02", true},

@@ -36,6 +36,11 @@ type profile struct {
 	SettleText string          `toml:"settle"`      // pause between a write and its reading back, e.g. "50ms"
 	Properties []property      `toml:"property"`
 
+	// The rest is about registers, how they are written.
+	WriteRanges  bool    `toml:"write_ranges"`
+	WritesPerDay int     `toml:"writes_per_day"`
+	Unlock       *unlock `toml:"unlock"`
+
 	settle time.Duration
 }
 
@@ -186,6 +191,9 @@ func (p profile) check() error {
 		if object != 0 && object < firstExtendedObject {
 			return fmt.Errorf("identity: object %#x: extended objects are 0x80 to 0xff", object)
 		}
+	}
+	if err := p.checkWrites(); err != nil {
+		return err
 	}
 	names := make(map[string]bool, len(p.Properties))
 	for _, prop := range p.Properties {

@@ -62,6 +62,9 @@ func (d *textDriver) apply(_ context.Context, _ byte, s Settings) (Applied, erro
 	return Applied{Unmapped: slices.Sorted(maps.Keys(s.Desired))}, nil
 }
 
+// holds is true: it holds all that it has a place for.
+func (d *textDriver) holds(context.Context, byte, Settings) (bool, error) { return true, nil }
+
 // ask sends a query until it is answered and returns the line that was expected, with its groups; nil if the appliance
 // has none and may do so. Errors are ErrSilent, ErrNoise, ErrStrange, a lost port, and the context's.
 func (d *textDriver) ask(ctx context.Context, q *textQuery) ([]string, error) {

@@ -95,9 +95,9 @@ func (k DeviceKey) Fingerprint() string { return k.secret.fingerprint() }
 func (k DeviceKey) IsZero() bool { return k.secret == nil }
 
 // decodeKey is strict where encoding/base64 is not: that decoder skips line breaks inside the text and, unless
-// told otherwise, ignores stray bits at the end.
+// told otherwise, ignores stray bits at the end. A byte order mark, with which some editors begin a file, does no harm.
 func decodeKey(text string, most int) (secret, error) {
-	text = strings.TrimSpace(text)
+	text = strings.TrimSpace(strings.TrimPrefix(text, "\ufeff"))
 	if text == "" {
 		return nil, fmt.Errorf("%w: it is empty", ErrKey)
 	}

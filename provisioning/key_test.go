@@ -77,6 +77,7 @@ func TestParseKey(t *testing.T) {
 		{"plain", good, ""},
 		{"white space around it", " \t" + good + "\r\n", ""},
 		{"empty", " \n", "it is empty"},
+		{"byte order mark", "\ufeff" + good + "\r\n", ""},
 		{"line break inside", good[:20] + "\n" + good[20:], "it spans several lines"},
 		{"two keys", good + "\n" + good, "it spans several lines"},
 		{"space inside", good[:20] + " " + good[20:], "it is not standard base64"},

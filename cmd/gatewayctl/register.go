@@ -133,6 +133,9 @@ func (f registerFlags) run(cmd *cobra.Command) error {
 	}
 	failed := f.registerAll(cmd.Context(), client, prove, show, to.tick)
 	show.summary()
+	if err := to.unwritten(); err != nil {
+		return err
+	}
 	if failed {
 		return errReported
 	}

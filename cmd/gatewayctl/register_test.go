@@ -141,6 +141,43 @@ func TestFailuresHelp(t *testing.T) {
 	}
 }
 
+// full is a disk without room after some bytes.
+type full struct{ room int }
+
+// Write writes what there is room for.
+func (f *full) Write(text []byte) (int, error) {
+	n := min(len(text), f.room)
+	f.room -= n
+	if n < len(text) {
+		return n, errors.New("no space left")
+	}
+	return n, nil
+}
+
+// TestRegisterUnwritten fails where outcomes were lost, though all devices are
+// assigned: a script goes by the exit status.
+func TestRegisterUnwritten(t *testing.T) {
+	service := dpslocaltest.Start(t)
+	key, _, err := service.GroupKeys(dpslocaltest.GroupID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyFile := filepath.Join(t.TempDir(), "group-key")
+	if err := os.WriteFile(keyFile, []byte(key), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, output := range []string{"text", "json"} {
+		var errOut strings.Builder
+		status := run([]string{
+			"register", "--endpoint", service.HTTPSAddr(), "--ca-file", service.CAFile(), "--id-scope", dpslocaltest.IDScope,
+			"--group-key-file", keyFile, "--registration-id", "device-1", "-o", output,
+		}, nil, &full{room: 60}, &errOut)
+		if want := "gatewayctl: not all that was registered could be shown: no space left\n"; status != exitFailed || errOut.String() != want {
+			t.Errorf("%s: exit status %d and %q, want %d and %q", output, status, errOut.String(), exitFailed, want)
+		}
+	}
+}
+
 // TestShownJSON keeps what could steer a terminal out of what the policy sends.
 func TestShownJSON(t *testing.T) {
 	for document, want := range map[string]string{

@@ -23,8 +23,9 @@ import (
 // kept below them where there is one. The methods that take a function hold the
 // screen while it writes.
 type screen struct {
-	out, errOut io.Writer
-	line        *progressLine // nil: none is shown
+	out    *output
+	errOut io.Writer
+	line   *progressLine // nil: none is shown
 
 	mu    sync.Mutex // guards what follows, and keeps lines whole
 	tally tally
@@ -34,7 +35,7 @@ type screen struct {
 // newScreen counts total devices. The progress line is shown only for several,
 // and only if standard error is a terminal.
 func newScreen(out, errOut io.Writer, total int) *screen {
-	s := &screen{out: out, errOut: errOut, tally: tally{total: total, began: time.Now()}, said: make(map[string]bool)}
+	s := &screen{out: &output{to: out}, errOut: errOut, tally: tally{total: total, began: time.Now()}, said: make(map[string]bool)}
 	if file, ok := errOut.(*os.File); ok && total > 1 && term.IsTerminal(int(file.Fd())) {
 		s.line = &progressLine{to: file, width: func() int {
 			width, _, err := term.GetSize(int(file.Fd()))
@@ -45,6 +46,23 @@ func newScreen(out, errOut io.Writer, total int) *screen {
 		}}
 	}
 	return s
+}
+
+// output is standard output, which remembers that it failed: a script that reads
+// outcomes from a full disk must not take them for all there are.
+type output struct {
+	to  io.Writer
+	err error // the first; nothing is written after it
+}
+
+// Write writes as long as that works.
+func (o *output) Write(text []byte) (int, error) {
+	if o.err != nil {
+		return 0, o.err
+	}
+	n, err := o.to.Write(text)
+	o.err = err
+	return n, err
 }
 
 // show writes lines above the progress line.
@@ -77,6 +95,15 @@ func (s *screen) finish() {
 	defer s.mu.Unlock()
 	s.line.clear()
 	s.line = nil
+}
+
+// unwritten is why standard output is not complete, if it is not. It is called
+// when nothing writes any more.
+func (s *screen) unwritten() error {
+	if s.out.err == nil {
+		return nil
+	}
+	return fmt.Errorf("not all that was registered could be shown: %w", s.out.err)
 }
 
 // printFailure shows why a registration failed, what that means and what to do

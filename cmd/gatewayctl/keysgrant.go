@@ -50,6 +50,12 @@ func (f *keysGrantFlags) run(cmd *cobra.Command, path string) error {
 	if f.groupKeyFile == "" || f.output == "" {
 		return wrongUsage(cmd, "--group-key-file and --output are needed")
 	}
+	if err := refuseSameFile(cmd, "--output", f.output, "the group's key", f.groupKeyFile); err != nil {
+		return err
+	}
+	if err := refuseSameFile(cmd, "--output", f.output, "the request", path); err != nil {
+		return err
+	}
 	text, err := readBounded(path, sealedkeys.MaxRequest)
 	if err != nil {
 		return err

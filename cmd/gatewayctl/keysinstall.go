@@ -48,6 +48,9 @@ func (f *keysInstallFlags) run(cmd *cobra.Command, path string) error {
 	if f.identity == "" || f.to == "" {
 		return wrongUsage(cmd, "--identity and --to are needed")
 	}
+	if err := refuseSameFile(cmd, "--to", f.to, "the identity", f.identity); err != nil {
+		return err
+	}
 	identity, err := readIdentity(f.identity)
 	if err != nil {
 		return err

@@ -54,6 +54,9 @@ func (f *keysRequestFlags) run(cmd *cobra.Command) error {
 	if f.site == "" || f.identity == "" || len(f.registrationIDs) == 0 && f.fromFile == "" {
 		return wrongUsage(cmd, "--site, --identity, and --registration-id or --from-file are needed")
 	}
+	if err := refuseSameFile(cmd, "--output", f.output, "the identity", f.identity); err != nil {
+		return err
+	}
 	ids := f.registrationIDs
 	if f.fromFile != "" {
 		more, err := readIDs(f.fromFile, cmd.InOrStdin())

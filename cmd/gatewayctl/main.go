@@ -2,7 +2,8 @@
 
 // Gatewayctl is the command line of gatewayd. Its commands of today work
 // without a daemon: derive-key computes a device's key from its enrollment
-// group's, register makes one registration per ID and shows how it goes;
+// group's, register makes one registration per ID and shows how it goes, keys
+// brings the keys of one building to its gateway, capture records a serial line;
 // enrollment-group, enrollment and registration are the operators' half of the
 // provisioning service.
 //

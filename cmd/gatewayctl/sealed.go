@@ -17,6 +17,9 @@ import (
 	"github.com/contoso/gatewayd/provisioning/sealedkeys"
 )
 
+// errNoPlainFile says that a file cannot be put in the place of what is there.
+var errNoPlainFile = errors.New("it is a directory, a device or a link, which no file can take the place of")
+
 // newSealedKeysCommand builds keys, which brings devices' keys to a site.
 func newSealedKeysCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -78,7 +81,7 @@ func readIDs(path string, stdin io.Reader) ([]string, error) {
 		return nil, err
 	}
 	var ids []string
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(strings.TrimPrefix(string(text), "\ufeff")) {
 		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
 			ids = append(ids, line)
 		}
@@ -86,9 +89,27 @@ func readIDs(path string, stdin io.Reader) ([]string, error) {
 	return ids, nil
 }
 
+// refuseSameFile keeps output from taking the place of a file that the command
+// needs, of which there may be no other copy.
+func refuseSameFile(cmd *cobra.Command, flag, output, need, path string) error {
+	same := filepath.Clean(output) == filepath.Clean(path)
+	if there, err := os.Stat(path); err == nil && !same {
+		other, err := os.Stat(output)
+		same = err == nil && os.SameFile(there, other)
+	}
+	if same {
+		return wrongUsage(cmd, "%s %s is %s, which would be lost; name another file", flag, output, need)
+	}
+	return nil
+}
+
 // replaceFile puts a file in place as a whole: a reader, and a power cut, finds
-// the old one or the new one.
+// the old one or the new one. What is there and no plain file, such as /dev/stdout,
+// stays.
 func replaceFile(path string, content []byte, mode fs.FileMode) error {
+	if there, err := os.Lstat(path); err == nil && !there.Mode().IsRegular() {
+		return &fs.PathError{Op: "write", Path: path, Err: errNoPlainFile}
+	}
 	directory := filepath.Dir(path)
 	temporary, err := os.CreateTemp(directory, "."+filepath.Base(path)+"-*")
 	if err != nil {

@@ -36,6 +36,7 @@ var commands = []command{
 	{"clear", "TARGET", "end what goes wrong there", 1, 1, (*sim).clear},
 	{"set", "TARGET NAME VALUE", "change a setting or a register at the appliance itself", 3, 3, (*sim).set},
 	{"get", "TARGET [NAME]", "show a setting or a register, or all settings", 1, 2, (*sim).get},
+	{"wear", "TARGET", "show how often each register was written", 1, 1, (*sim).wear},
 	{"power", "TARGET on|off", "switch an appliance, or all on the line", 2, 2, (*sim).power},
 	{"firmware", "TARGET VERSION", "update an appliance", 2, 2, (*sim).firmware},
 	{"echo", "LINE on|off", "let the adapter repeat what the master sends", 2, 2, (*sim).echo},
@@ -351,6 +352,21 @@ func (m *sim) get(args []string) (string, error) {
 		text += name + "=" + all[name] + "\n"
 	}
 	return text + fmt.Sprintf("%d writes", l.Writes(unit)), nil
+}
+
+func (m *sim) wear(args []string) (string, error) {
+	l, unit, err := m.single(args[0])
+	if err != nil {
+		return "", err
+	}
+	text, wear := "", l.Wear(unit)
+	for _, register := range slices.Sorted(maps.Keys(wear)) {
+		text += fmt.Sprintf("register %d: %d\n", register, wear[register])
+	}
+	if text == "" {
+		return "nothing was written", nil
+	}
+	return text, nil
 }
 
 func (m *sim) power(args []string) (string, error) {

@@ -187,10 +187,26 @@ func TestSession(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	s.say("echo heatpumps1 on")
-	if got := s.ask("heatpumps1", read, 8); got != "01030064000285D4" {
+	if got := s.ask("heatpumps1", read, 8+9); !strings.HasPrefix(got, "01030064000285D4"+"0103040001") {
 		t.Errorf("got %s", got)
 	}
-	if got := s.say("stats"); !strings.HasPrefix(got, "heatpumps1: requests=3 ") {
+	s.say("echo heatpumps1 off")
+	if got := s.ask("heatpumps1", "01 10 00 65 00 01 02 02 BC AF 74", 8); got != "011000650001"+"11D6" {
+		t.Errorf("got %s", got)
+	}
+	if got := s.say("wear 1"); got != "register 101: 1" {
+		t.Error(got)
+	}
+	if got := s.say("stats"); !strings.HasPrefix(got, "heatpumps1: requests=4 ") {
+		t.Error(got)
+	}
+	// Without power it says nothing; the unit beside it does.
+	s.say("power 1 off")
+	s.ask("heatpumps1", read, 0)
+	if got := s.ask("heatpumps1", "02 03 00 64 00 01 C5 E6", 7); !strings.HasPrefix(got, "02030200") {
+		t.Errorf("got %s", got)
+	}
+	if got := s.say("stats"); !strings.HasPrefix(got, "heatpumps1: requests=5 ") {
 		t.Error(got)
 	}
 }

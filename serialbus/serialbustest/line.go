@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -190,6 +191,16 @@ func (l *Line) RegisterWrites(unit int, register uint16) int {
 		return m.wears[register]
 	}
 	return 0
+}
+
+// Wear returns how often each register of a Modbus unit was written, see [Line.RegisterWrites].
+func (l *Line) Wear(unit int) map[uint16]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if m, is := l.device.appliance(unit).(*machine); is {
+		return maps.Clone(m.wears)
+	}
+	return nil
 }
 
 // Set changes a setting at the appliance itself, as a person does who stands before it: one of its settings by name,

@@ -61,7 +61,7 @@ chatter_every = "1h"
 units = "1-2,9"
 objects = { 0 = "V", 0x80 = "id{unit}" }
 server_id_hex = "B4 FF"
-registers = { "0-9" = 1, "5" = 7 }
+registers = { "0-9" = 1, "5" = 7, "4" = 7, "6" = 7, "7" = 7, "8" = 7 }
 functions = [3, 16, 0x2B]
 one_value = true
 unlock = { register = 138, value = 1 }
@@ -112,7 +112,7 @@ speaks = "nothing"
 		t.Error(diff)
 	}
 	for register, want := range map[uint16]uint16{
-		0: 1, 5: 7, 9: 1, 20: 'a'<<8 | 'b', 21: 'c' << 8, 22: 0, 100: 1,
+		0: 1, 4: 7, 5: 7, 6: 7, 7: 7, 8: 7, 9: 1, 20: 'a'<<8 | 'b', 21: 'c' << 8, 22: 0, 100: 1,
 		40000: 0x5375, 40001: 0x6E53, 40002: 1, 40003: 66, 40004: 'C'<<8 | 'o', 40052: '9' << 8, 40070: 0xFFFF,
 	} {
 		if got, has := m.values[register]; got != want || !has {

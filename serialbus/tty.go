@@ -140,7 +140,7 @@ func openError(path string, err error) error {
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		return fmt.Errorf("%s: %w; the daemon's user must be in group dialout, and its unit must allow the device", path, ErrNoAccess)
 	case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EWOULDBLOCK):
-		return fmt.Errorf("%s: %w; end it (fuser -v shows which one it is)", path, ErrPortBusy)
+		return busyError(path, Machine{})
 	case errors.Is(err, syscall.ENOTTY), errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.EINVAL):
 		return fmt.Errorf("%s: %w; check the path", path, ErrNotSerial)
 	case errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.EIO):

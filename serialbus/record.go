@@ -136,6 +136,15 @@ func (p recordedPort) SetSpeed(s speed) error {
 	return err
 }
 
+// Check implements port: it may be the first to see that the device is gone.
+func (p recordedPort) Check() error {
+	err := p.port.Check()
+	if isLost(err) {
+		p.to.event("lost", err.Error())
+	}
+	return err
+}
+
 // Flush implements port: what is thrown away unread was on the line as well.
 func (p recordedPort) Flush() error {
 	var scrap [maxFrame]byte

@@ -54,18 +54,29 @@ func TestFiveHundredAtOnce(t *testing.T) {
 		before := goleak.IgnoreCurrent()
 
 		client := site.client(t, transport)
+		var connected atomic.Int64
+		request := func(id string) provisioning.Request {
+			r := site.request(id)
+			r.Observe = func(progress provisioning.Progress) error {
+				if progress.Step == provisioning.StepConnected {
+					connected.Add(1)
+				}
+				return nil
+			}
+			return r
+		}
 		var group sync.WaitGroup
 		for i := range devices {
 			id := fmt.Sprintf("device-%d", i)
 			group.Go(func() {
 				if id == cancelled {
 					defer close(left)
-					if _, err := client.Register(ctx, site.request(id)); !errors.Is(err, context.Canceled) {
+					if _, err := client.Register(ctx, request(id)); !errors.Is(err, context.Canceled) {
 						t.Errorf("%s was cancelled: %v", id, err)
 					}
 					return
 				}
-				assignment, err := client.Register(t.Context(), site.request(id))
+				assignment, err := client.Register(t.Context(), request(id))
 				if err != nil || assignment.DeviceID != id || assignment.AssignedHub != toasters {
 					t.Errorf("%s: %+v, %v", id, assignment, err)
 				}
@@ -79,9 +90,12 @@ func TestFiveHundredAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 		accepted := https.accepted.Load() + mqtt.accepted.Load() - 2 // without those of the first registrations
-		want := int64(devices)
+		// On a machine that is very busy the server hangs up on some before their handshake is done; each may try twice more.
+		want := int64(3 * devices)
 		if transport == provisioning.TransportHTTPS {
 			want = poolSize + 1 // the cancelled one may have been in the middle of an exchange, which costs the pool a connection
+		} else if connected.Load() != devices {
+			t.Errorf("%d MQTT sessions for %d devices, want one each", connected.Load(), devices)
 		}
 		if accepted < 1 || accepted > want {
 			t.Errorf("%d connections for %d devices, want at most %d", accepted, devices, want)

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -209,4 +210,22 @@ func TestSession(t *testing.T) {
 	if got := s.say("stats"); !strings.HasPrefix(got, "heatpumps1: requests=5 ") {
 		t.Error(got)
 	}
+}
+
+// FuzzCommands: no line of input ends the program or makes it panic, but quit.
+func FuzzCommands(f *testing.F) {
+	for _, c := range commands {
+		f.Add(c.name + " boiler-room/1 late=1ms-2ms share=0.1")
+	}
+	f.Add(`get "boiler room`)
+	f.Add("help")
+	ctx, cancel := context.WithCancel(f.Context())
+	cancel() // so that wait does not
+	f.Fuzz(func(t *testing.T, line string) {
+		_, err := new(sim).do(ctx, line)
+		if words, _ := split(line); errors.Is(err, errQuit) && words[0] != "quit" && words[0] != "exit" {
+			t.Errorf("%q ended the program", line)
+		}
+		_, _ = parseRule(append(strings.Fields(line), "late"))
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -166,13 +167,17 @@ func FuzzAppliances(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, step uint8) {
 		modbus := &modbusLine{machines: []*machine{newMachine(HeatPump{Unit: 1}.asUnit())}}
 		toast := &toaster{}
+		modem := &talkative{Text: Modem("V", "M", "1", "2"), values: map[string]string{}}
+		tape := &player{log: slog.New(slog.DiscardHandler), script: []question{{request: []byte("\x01\x03")}}}
 		for len(data) > 0 {
 			n := min(len(data), int(step)+1)
 			modbus.hear(data[:n], time.Time{}, spare)
 			toast.hear(data[:n], time.Time{}, spare)
+			modem.hear(data[:n], time.Time{}, spare)
+			tape.hear(data[:n], time.Time{}, spare)
 			data = data[n:]
-			if len(modbus.buf) > 256 || len(toast.buf) > 2*toasterMaxLine {
-				t.Fatalf("they hold %d and %d bytes", len(modbus.buf), len(toast.buf))
+			if len(modbus.buf) > 256 || len(toast.buf) > 2*toasterMaxLine || len(modem.buf) > 2048 || len(tape.buf) > 1 {
+				t.Fatalf("they hold %d, %d, %d and %d bytes", len(modbus.buf), len(toast.buf), len(modem.buf), len(tape.buf))
 			}
 		}
 	})

@@ -115,7 +115,7 @@ func (s *supervisor) heard(ctx context.Context, l *line, event serialbus.Event) 
 
 // found names an appliance that was read twice alike and lets it live.
 func (s *supervisor) found(ctx context.Context, at spot, identity serialbus.Identity, log *slog.Logger) {
-	log.Info("identity read", "source", identity.Source, "vendor", identity.Vendor, "model", identity.Model,
+	log.Info("identity read", "source", identity.Source, "sure", identity.Sure(), "vendor", identity.Vendor, "model", identity.Model,
 		"serial", identity.Serial, "firmware", identity.Firmware)
 	id, err := s.name(at, identity)
 	if err != nil {

@@ -15,7 +15,11 @@ const (
 	SourceALP                  = "alp"                   // the line protocol's identify
 	SourceDeviceIdentification = "device-identification" // Modbus 0x2B/0x0E
 	SourceServerID             = "server-id"             // Modbus 0x11
-	SourceText                 = "text"                  // the queries of a text profile
+	SourceSunSpec              = "sunspec"               // the common model of SunSpec
+	// SourceRegisters: registers that the profile names. They may fill what another source left empty; it stands first
+	// then: "device-identification+registers".
+	SourceRegisters = "registers"
+	SourceText      = "text" // the queries of a text profile
 )
 
 // maxIdentityText bounds each text of an Identity, in bytes. A registration ID has at most 128 characters and a
@@ -34,6 +38,37 @@ type Identity struct {
 	// RegistrationID is the appliance's own name for itself, "" if it has none or says something that cannot be one.
 	RegistrationID string
 	Source         string // one of the Source constants, or "" if it only answers
+}
+
+// Confidence says how far an Identity can be relied on. Whatever it is, the identity was read twice alike, and the line
+// has authenticated nobody.
+type Confidence string
+
+// The confidences, the highest first.
+const (
+	// SureOfOne: a registration ID or a serial number, read with a checksum: this appliance and no other.
+	SureOfOne Confidence = "one"
+	// SureUnchecked: the same, read as plain text, which a disturbed line can change.
+	SureUnchecked Confidence = "unchecked"
+	// SureOfProduct: only the product is known. Two of them look alike, and one that was swapped for another is not
+	// noticed.
+	SureOfProduct Confidence = "product"
+	// SureOfPresence: it answers and tells nothing of itself.
+	SureOfPresence Confidence = "presence"
+)
+
+// Sure says how far the identity can be relied on.
+func (id Identity) Sure() Confidence {
+	switch {
+	case id.Source == "":
+		return SureOfPresence
+	case id.RegistrationID == "" && id.Serial == "":
+		return SureOfProduct
+	case id.Source == SourceText:
+		return SureUnchecked
+	default:
+		return SureOfOne
+	}
 }
 
 // registrationIDPattern is the intersection of the rules that the service documents (serial 2.3), in any case.

@@ -61,21 +61,47 @@ func (d *modbusDriver) probe(ctx context.Context, unit byte, wait time.Duration)
 	}
 }
 
-// identify climbs the identity ladder. A unit that answers but cannot name itself gives an Identity without a Source;
+// identify climbs the identity ladder, and reads the registers besides that the profile names. A unit that answers but cannot name itself gives an Identity without a Source;
 // it may be silent at a rung that it does not know, so silence there is no error.
 func (d *modbusDriver) identify(ctx context.Context, unit byte) (Identity, error) {
+	id, err := d.climb(ctx, unit)
+	if err != nil {
+		return Identity{}, err
+	}
+	return d.master.readIdentityRegisters(ctx, unit, d.profile.Identity.Registers, id)
+}
+
+// climb returns what the first rung tells that the unit knows: device identification, SunSpec's common model, server ID.
+func (d *modbusDriver) climb(ctx context.Context, unit byte) (Identity, error) {
 	id, err := d.master.readDeviceID(ctx, unit, d.profile.Identity)
 	if err == nil || !cannot(err) {
 		return id, err
 	}
 	id, err = d.master.readServerID(ctx, unit)
-	if err == nil || !cannot(err) {
-		return id, err
+	if err != nil && !cannot(err) {
+		return Identity{}, err
+	}
+	answered := err == nil
+	// The common model has a layout, and a serial number; the server ID is anything.
+	common, err := d.master.readSunSpec(ctx, unit)
+	switch {
+	case err != nil && !cannot(err):
+		return Identity{}, err
+	case err == nil && common.Source != "":
+		return common, nil
+	case answered:
+		return id, nil
 	}
 	if err := d.present(ctx, unit); err != nil {
 		return Identity{}, err
 	}
 	return Identity{}, nil
+}
+
+// isException reports whether an error is an exception of that code.
+func isException(err error, code byte) bool {
+	var refused *exceptionError
+	return errors.As(err, &refused) && refused.code == code
 }
 
 // cannot reports whether a unit does not know a function: some refuse it, some keep silent (serial 4.2). A unit that is

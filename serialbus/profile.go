@@ -51,11 +51,13 @@ type serialSettings struct {
 	StopBits int    `toml:"stop_bits"`
 }
 
-// identityObjects says which extended Modbus objects (0x80 to 0xFF) hold what; 0 = none does.
+// identityObjects says which extended Modbus objects (0x80 to 0xFF) hold what, 0 = none does, and which registers.
 type identityObjects struct {
 	RegistrationID byte `toml:"registration_id_object"`
 	Serial         byte `toml:"serial_object"`
 	Provisioning   byte `toml:"provisioning_object"`
+
+	Registers []identityRegister `toml:"register"`
 }
 
 // Profiles returns the names of the built-in profiles, sorted.
@@ -194,6 +196,9 @@ func (p profile) check() error {
 	}
 	if err := p.checkWrites(); err != nil {
 		return err
+	}
+	if err := p.checkIdentityRegisters(); err != nil {
+		return fmt.Errorf("identity.register: %w", err)
 	}
 	names := make(map[string]bool, len(p.Properties))
 	for _, prop := range p.Properties {

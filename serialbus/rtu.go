@@ -94,7 +94,8 @@ func (m *rtu) askWithin(ctx context.Context, request []byte, wait time.Duration)
 	if reply != nil {
 		m.learn(r, r.began.Sub(sent))
 	}
-	if ctx.Err() == nil && !isLost(err) {
+	// A unit that lacks one register does not lack the function.
+	if ctx.Err() == nil && !isLost(err) && (request[1] != fcReadRegisters || probing(request)) {
 		m.habits.note(unit).functions[request[1]] = replyOf(request[1], reply, err)
 	}
 	if !r.clean() {

@@ -3,6 +3,7 @@
 package serialbus
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -34,6 +35,9 @@ func (v *village) answer(request []byte) []burst {
 	}
 	if request[1] != fcReadRegisters {
 		return []burst{{delay, sealed([]byte{request[0], request[1] | exceptionBit, exceptionFunction})}}
+	}
+	if !bytes.Equal(request, readRequest(request[0], 0, 1)) {
+		return []burst{{delay, sealed([]byte{request[0], fcReadRegisters | exceptionBit, exceptionAddress})}}
 	}
 	return []burst{{delay, sealed([]byte{request[0], fcReadRegisters, 2, 0, 0})}}
 }

@@ -231,7 +231,7 @@ func TestPeerModbusSerialIsScanned(t *testing.T) {
 	path := modbusSerial(t)
 	waitFor(t, path, 1)
 	cfg := pumpConfig(path, 1, 2, 17)
-	found, err := serialbus.Scan(t.Context(), cfg, serialbus.ScanOptions{Fast: true}, nil)
+	found, err := serialbus.Scan(t.Context(), cfg, serialbus.ScanOptions{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"regexp"
@@ -302,7 +303,7 @@ func (f registerFlags) registerAll(ctx context.Context, client *provisioning.Cli
 			running.Go(func() {
 				request := provisioning.Request{RegistrationID: id, Payload: json.RawMessage(f.payload)}
 				prove(&request)
-				results <- register(ctx, client, request, show)
+				results <- register(ctx, client, request, f.transport == string(provisioning.TransportAuto), show)
 				<-turns
 			})
 		}
@@ -327,7 +328,7 @@ func (f registerFlags) registerAll(ctx context.Context, client *provisioning.Cli
 // register makes one registration and shows it. Nothing is stored, so an attempt
 // that is cut off leaves no operation ID to resume by. Registering again is safe:
 // the service goes on with the same operation, or asks to wait (dps-protocol 11.4).
-func register(ctx context.Context, client *provisioning.Client, request provisioning.Request, show reporter) (ok bool) {
+func register(ctx context.Context, client *provisioning.Client, request provisioning.Request, auto bool, show reporter) (ok bool) {
 	o := outcome{registrationID: request.RegistrationID, status: provisioning.StatusUnassigned, began: time.Now()}
 	request.Observe = func(progress provisioning.Progress) error {
 		o.observe(progress)
@@ -336,6 +337,11 @@ func register(ctx context.Context, client *provisioning.Client, request provisio
 	}
 	show.begin(request.RegistrationID)
 	o.assignment, o.err = client.Register(ctx, request)
+	if auto && errors.Is(o.err, provisioning.ErrNotService) {
+		// Somebody else took the request, a login page perhaps. The client does not send it again in one attempt, but
+		// begins the next below the transport where that was.
+		o.assignment, o.err = client.Register(ctx, request)
+	}
 	o.settle()
 	show.end(o)
 	return o.err == nil

@@ -5,10 +5,16 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -137,6 +143,48 @@ func TestFailuresHelp(t *testing.T) {
 	for _, f := range provisioning.Failures() {
 		if !strings.Contains(help.String(), "\n  "+f.Kind+" ") || !strings.Contains(help.String(), "\n    "+f.Verdict+"\n") {
 			t.Errorf("%s is not in the help", f.Kind)
+		}
+	}
+}
+
+// TestRegisterBehindAPage gets through where a page answers whatever is asked, but
+// WebSockets are let through: a person who runs the command again would meet the
+// page again.
+func TestRegisterBehindAPage(t *testing.T) {
+	service := dpslocaltest.Start(t)
+	key, _, err := service.GroupKeys(dpslocaltest.GroupID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	onward := &httputil.ReverseProxy{
+		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "https", Host: service.HTTPSAddr()}) },
+		Transport: service.HTTPClient().Transport,
+		ErrorLog:  log.New(io.Discard, "", 0),
+	}
+	page := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "" {
+			onward.ServeHTTP(w, r)
+			return
+		}
+		_, _ = io.WriteString(w, "<html>Please log in.</html>")
+	}))
+	defer page.Close()
+	folder := t.TempDir()
+	keyFile, caFile := filepath.Join(folder, "group-key"), filepath.Join(folder, "ca.pem")
+	if err := errors.Join(
+		os.WriteFile(keyFile, []byte(key), 0o600),
+		os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: page.Certificate().Raw}), 0o600),
+	); err != nil {
+		t.Fatal(err)
+	}
+	for transport, want := range map[string]int{"auto": exitOK, "https": exitFailed} {
+		var out, errOut strings.Builder
+		status := run([]string{
+			"register", "--endpoint", page.Listener.Addr().String(), "--ca-file", caFile, "--id-scope", dpslocaltest.IDScope,
+			"--group-key-file", keyFile, "--registration-id", "device-1", "--transport", transport, "-o", "json",
+		}, nil, &out, &errOut)
+		if status != want || strings.Contains(out.String(), `"status":"assigned"`) != (want == exitOK) {
+			t.Errorf("%s: exit status %d, want %d\n%s%s", transport, status, want, out.String(), errOut.String())
 		}
 	}
 }

@@ -35,6 +35,7 @@ type hubSession interface {
 // bus writes settings to an appliance; [serialbus.Bus] is one.
 type bus interface {
 	Apply(ctx context.Context, unit int, settings serialbus.Settings) (serialbus.Applied, error)
+	Holds(ctx context.Context, unit int, settings serialbus.Settings) (bool, error)
 }
 
 // line is a bus with its configuration.
@@ -59,6 +60,7 @@ func (s spot) place() Place {
 // the settings that concern each.
 type world struct {
 	store     *store
+	journal   *writeJournal
 	registrar registrar
 	reach     *reach
 	openHub   func(ctx context.Context, a *assignment, key provisioning.DeviceKey) (hubSession, error)
@@ -90,6 +92,8 @@ type appliance struct {
 	hub  hubTrouble // owned by the run loop
 	key  int        // index of the key that was accepted last; below zero: not known. Owned by the run loop
 	told time.Time  // the attempt that await has spoken of; owned by the run loop
+	// writeAgain is when a setting may be written again that was written too often today; owned by the run loop
+	writeAgain time.Time
 }
 
 // facts are true of this run only and never stored.
@@ -121,6 +125,7 @@ func newAppliance(w *world, r record) *appliance {
 // run leads the appliance until ctx ends. Every trouble is a state of the
 // appliance, never an error of the daemon.
 func (a *appliance) run(ctx context.Context) {
+	a.lookBack(ctx)
 	for ctx.Err() == nil {
 		_, answers := a.where()
 		assigned, wait, wanted := a.plan(time.Now())

@@ -48,6 +48,9 @@ func (f busFunc) Apply(_ context.Context, _ int, s serialbus.Settings) (serialbu
 	return f(s)
 }
 
+// Holds says that the appliance has all of it.
+func (f busFunc) Holds(context.Context, int, serialbus.Settings) (bool, error) { return true, nil }
+
 // fakeSession is a hub that answers at once.
 type fakeSession struct {
 	mu      sync.Mutex
@@ -138,7 +141,7 @@ func newRig(t *testing.T, directory string, register registrarFunc, apply busFun
 	}
 	r.world = &world{
 		clock: newClock(t.Context(), s, slog.New(slog.DiscardHandler)), budget: budget, reach: newReach(slog.New(slog.DiscardHandler)),
-		store: s, registrar: register, keys: provisioning.GroupKeys{key}, payload: payload, hubMode: config.HubStay,
+		store: s, journal: newWriteJournal(s, time.Now), registrar: register, keys: provisioning.GroupKeys{key}, payload: payload, hubMode: config.HubStay,
 		log: slog.New(slog.DiscardHandler), changed: func() {},
 		openHub: func(context.Context, *assignment, provisioning.DeviceKey) (hubSession, error) {
 			r.connects.Add(1)

@@ -100,6 +100,7 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 		g.tasks = append(g.tasks, ports)
 	}
 	for _, bus := range cfg.Buses {
+		bus.Line.Journal = w.journal
 		if err := g.addLine(ports, bus, known); err != nil {
 			return nil, &ConfigError{err}
 		}
@@ -128,7 +129,7 @@ func (g *Gateway) newWorld(ctx context.Context, cfg config.Config, fleet int) (*
 	}
 	g.client = client.Client
 	return &world{
-		store: g.store, registrar: client, keys: keys, payload: cfg.DPS.Payload, hubMode: cfg.Hub.Mode,
+		store: g.store, journal: newWriteJournal(g.store, g.clock.Now), registrar: client, keys: keys, payload: cfg.DPS.Payload, hubMode: cfg.Hub.Mode,
 		log: g.log, changed: g.change, clock: g.clock, budget: settings.Budget, reach: newReach(g.log),
 		openHub: func(ctx context.Context, a *assignment, key provisioning.DeviceKey) (hubSession, error) {
 			webSocket := client.Worked() == provisioning.TransportMQTTWS

@@ -128,7 +128,7 @@ func (a *appliance) follow(ctx context.Context, session hubSession) error {
 		var again <-chan time.Time
 		if failed {
 			failures++
-			again = time.After(backoff(settingsRetry, settingsMost, failures))
+			again = time.After(max(backoff(settingsRetry, settingsMost, failures), time.Until(a.writeAgain)))
 		} else {
 			failures = 0
 		}
@@ -218,15 +218,19 @@ func (a *appliance) configure(ctx context.Context, session hubSession, twin hub.
 	}
 	assigned := a.inForce()
 	heard := a.heard()
+	a.writeAgain = time.Time{}
 	applied, err := where.line.bus.Apply(ctx, where.unit, serialbus.Settings{
 		AssignedHub: assigned.AssignedHub, DeviceID: assigned.DeviceID,
 		Desired: twin.Desired.Values, Payload: assigned.Payload,
+		RegistrationID: a.id, Revision: twin.Desired.Version,
 	})
 	if ctx.Err() != nil {
 		return false
 	}
 	var rejected *serialbus.RejectedError
-	if err != nil && !errors.As(err, &rejected) {
+	var limit *serialbus.LimitError
+	isRejected, isLimit := errors.As(err, &rejected), errors.As(err, &limit)
+	if err != nil && !isRejected && !isLimit {
 		a.setTrouble(ctx, 0, &Trouble{
 			Kind: "line", Verdict: "the settings could not be written: " + err.Error(), Owner: "technician",
 			Next: "check the appliance's power and its line; the gateway goes on trying",
@@ -238,7 +242,14 @@ func (a *appliance) configure(ctx context.Context, session hubSession, twin hub.
 		a.log.Warn("reported properties not sent", "err", err)
 		return true
 	}
-	if rejected != nil { // the others are in place; this one waits for another twin
+	switch {
+	case isLimit: // the others are in place; this one waits for tomorrow
+		a.writeAgain = limit.Next
+		a.setTrouble(ctx, 0, &Trouble{
+			Kind: "write-limit", Verdict: err.Error(), Owner: "policy owner",
+			Next: "nothing at once: it is tried again tomorrow; find out what changes the desired property " + limit.Property + " so often",
+		})
+	case isRejected: // the others are in place; this one waits for another twin
 		a.setTrouble(ctx, twin.Desired.Version, &Trouble{
 			Kind: "setting-rejected", Verdict: err.Error(), Owner: "policy owner",
 			Next: "correct the desired property " + rejected.Property + " in the device's twin or in the policy that sets it",
@@ -251,12 +262,15 @@ func (a *appliance) configure(ctx context.Context, session hubSession, twin hub.
 			a.facts.version = 0 // it was away meanwhile and may have lost its settings
 			return
 		}
+		if isLimit {
+			return
+		}
 		a.facts.version = twin.Desired.Version
-		if rejected == nil {
+		if !isRejected {
 			r.State, r.Error = StateConfigured, nil
 		}
 	})
-	return !proven
+	return !proven || isLimit
 }
 
 // heard counts how often the appliance has come to answer.

@@ -225,7 +225,7 @@ func (b *Bus) untilFree(ctx context.Context, free <-chan struct{}, why error) bo
 		case <-free:
 			return true
 		case r := <-b.requests:
-			r.answer(Applied{}, why)
+			r.answer(why)
 		}
 	}
 }
@@ -244,7 +244,7 @@ func (b *Bus) untilRetry(ctx context.Context, wait time.Duration, was device, wh
 		case <-timer.C:
 			return true
 		case r := <-b.requests:
-			r.answer(Applied{}, why)
+			r.answer(why)
 			continue
 		case <-watch.C:
 		case <-b.nudge:

@@ -35,6 +35,8 @@ type Entry struct {
 	RegistrationID string
 	Revision       int64  // that of the settings, see [Settings]
 	Hash           string // SHA-256 of the settings in hex
+	// Settings are what was to be written. After a kill [Bus.Holds] tells whether the appliance has them.
+	Settings Settings
 }
 
 // Cell is one piece of an appliance's memory that wears out by writing: a register.
@@ -74,7 +76,7 @@ type bookkeeper struct {
 // open begins to keep the journal for settings, and waits where a write may have been cut off: what was written shows
 // after the settle time only, and must not be written once more before.
 func open(ctx context.Context, j Journal, s Settings, settle time.Duration) (*bookkeeper, error) {
-	k := &bookkeeper{entry: Entry{RegistrationID: s.RegistrationID, Revision: s.Revision, Hash: s.hash()}}
+	k := &bookkeeper{entry: Entry{RegistrationID: s.RegistrationID, Revision: s.Revision, Hash: s.hash(), Settings: s}}
 	if j == nil || s.RegistrationID == "" {
 		return k, nil
 	}

@@ -25,8 +25,8 @@ type reply struct {
 	err     error
 }
 
-// answer sends the reply; it never blocks, since there is room for the one reply.
-func (r *request) answer(applied Applied, err error) { r.reply <- reply{applied: applied, err: err} }
+// answer refuses the request; it never blocks, since there is room for the one reply.
+func (r *request) answer(err error) { r.reply <- reply{err: err} }
 
 // Apply brings the appliance at unit (0 on a line with one appliance) to the settings: read, compare, write only on
 // difference, read back (serial 7). It is idempotent and safe to repeat, also after the process was killed at any

@@ -86,7 +86,7 @@ func (b *Bus) rest(ctx context.Context, p port, wait time.Duration) error {
 		case <-timer.C:
 			return nil
 		case r := <-b.requests:
-			r.answer(Applied{}, ErrNotFound)
+			r.answer(ErrNotFound)
 			continue
 		case <-watch.C:
 		case <-b.nudge:
@@ -172,7 +172,7 @@ func (s *speedSearch) master(at speed) (*rtu, error) {
 func (s *speedSearch) ask(ctx context.Context, m *rtu, p *place) (answers bool, err error) {
 	select {
 	case r := <-s.bus.requests:
-		r.answer(Applied{}, ErrNotFound)
+		r.answer(ErrNotFound)
 	default:
 	}
 	s.bus.report(StepSpeed, int(p.unit))

@@ -106,3 +106,20 @@ func TestParseRetryAfter(t *testing.T) {
 		})
 	}
 }
+
+// TestPollsOfAnotherDevice forgets no poll that still counts because another device is polled meanwhile (rule 1).
+func TestPollsOfAnotherDevice(t *testing.T) {
+	p := newPace(nil)
+	began := time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
+	for range pollsInIt {
+		p.polled("a", began)
+	}
+	p.polled("b", began.Add(pollWindow))
+	if got, want := p.pollAllowedAt("a"), began.Add(pollWindow); !got.Equal(want) {
+		t.Errorf("the next poll is allowed at %s, want %s", got, want)
+	}
+	p.polled("b", began.Add(pollWindow+1))
+	if len(p.recent) != 1 {
+		t.Errorf("polls of %d devices are remembered, want those of b alone", len(p.recent))
+	}
+}

@@ -5,6 +5,7 @@ package provisioning
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,8 +17,8 @@ import (
 // 2). It belongs to its owner, who keeps its [Budget.State] across restarts. It may be used from any number of
 // goroutines.
 type Budget struct {
-	registers *rate.Limiter // register requests and status lookups, which count alike (dps-protocol 2.4)
-	polls     *rate.Limiter
+	registers *turns // register requests and status lookups, which count alike (dps-protocol 2.4)
+	polls     *turns
 
 	mu        sync.Mutex // guards what follows
 	last      time.Time  // register or lookup
@@ -54,8 +55,8 @@ func NewBudget(registersPerMinute, pollsPerSecond float64, from BudgetState) (*B
 	}
 	// A burst of one spreads N appliances evenly over N / rate, also after a power cut.
 	b := &Budget{
-		registers: rate.NewLimiter(rate.Limit(registersPerMinute/60), 1),
-		polls:     rate.NewLimiter(rate.Limit(pollsPerSecond), 1),
+		registers: newTurns(registersPerMinute / 60),
+		polls:     newTurns(pollsPerSecond),
 	}
 	if from == (BudgetState{}) {
 		return b, nil
@@ -67,7 +68,8 @@ func NewBudget(registersPerMinute, pollsPerSecond float64, from BudgetState) (*B
 		b.registers.AllowN(b.last, 1)
 	}
 	if !from.HeldUntil.IsZero() {
-		b.heldUntil = now.Add(min(from.HeldUntil.Sub(from.Taken)-passed, longestNextTry))
+		held := min(from.HeldUntil.Sub(from.Taken), longestNextTry)
+		b.heldUntil = now.Add(max(held, 0) - passed)
 	}
 	b.polls.AllowN(now, 1)
 	return b, nil
@@ -111,9 +113,38 @@ func (b *Budget) held(now time.Time) time.Duration {
 	return max(b.heldUntil.Sub(now), 0)
 }
 
+// turns are moments that lie evenly apart, and each is for one request.
+type turns struct {
+	*rate.Limiter
+
+	mu   sync.Mutex
+	free []time.Time // given back and still to come; guarded by mu
+}
+
+func newTurns(perSecond float64) *turns {
+	return &turns{Limiter: rate.NewLimiter(rate.Limit(perSecond), 1)}
+}
+
 // reserve takes the next turn of a budget. The caller waits for delay, and gives the turn back by cancel if it does
 // not come to use it.
-func reserve(budget *rate.Limiter) (delay time.Duration, cancel func()) {
-	turn := budget.Reserve()
-	return turn.Delay(), turn.Cancel
+//
+// What is given back is kept here, because the limiter takes back only the last of its reservations: of a fleet that is
+// called off it would keep the others waiting for turns that nobody uses.
+func reserve(budget *turns) (delay time.Duration, cancel func()) {
+	budget.mu.Lock()
+	defer budget.mu.Unlock()
+	now := time.Now()
+	budget.free = slices.DeleteFunc(budget.free, now.After)
+	var turn time.Time
+	if len(budget.free) > 0 {
+		turn = slices.MinFunc(budget.free, time.Time.Compare)
+		budget.free = slices.DeleteFunc(budget.free, turn.Equal)
+	} else {
+		turn = now.Add(budget.ReserveN(now, 1).DelayFrom(now))
+	}
+	return turn.Sub(now), func() {
+		budget.mu.Lock()
+		defer budget.mu.Unlock()
+		budget.free = append(budget.free, turn)
+	}
 }

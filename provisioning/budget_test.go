@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -158,6 +159,8 @@ func TestRule4TimesThatMakeNoSense(t *testing.T) {
 		{"a register to come", 0, far, 0, time.Second, 0},
 		{"held for ever", 0, -time.Second, far, 0, 24 * time.Hour},
 		{"held until before", 0, -time.Second, -far, 0, 0},
+		{"held until centuries ago", -time.Minute, -time.Second, math.MinInt64 + time.Second, 0, 0},
+		{"held for ever, long ago", -far, -time.Second, far, 0, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -180,6 +183,38 @@ func TestRule4TimesThatMakeNoSense(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRule4TurnsThatAreGivenBack go to those who come next: a fleet that was called off, in whatever order, holds nobody up.
+func TestRule4TurnsThatAreGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := NewBudget(100, 20, BudgetState{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const interval = 600 * time.Millisecond
+		last, _ := reserve(b.registers)
+		var cancels []func()
+		for range 246 {
+			delay, cancel := reserve(b.registers)
+			if gap := delay - last; (gap - interval).Abs() > time.Microsecond {
+				t.Fatalf("a turn came %v after the one before, want %v", gap, interval)
+			}
+			last, cancels = delay, append(cancels, cancel)
+		}
+		time.Sleep(time.Second)
+		for _, cancel := range cancels {
+			cancel()
+		}
+		last = -interval
+		for n := range 300 {
+			delay, _ := reserve(b.registers)
+			if gap := delay - last; gap < interval-time.Microsecond || delay > time.Duration(n+1)*interval {
+				t.Fatalf("turn %d is in %v, %v after the one before; want one each %v", n, delay, gap, interval)
+			}
+			last = delay
+		}
+	})
 }
 
 func TestNewBudgetRefuses(t *testing.T) {

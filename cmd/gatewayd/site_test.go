@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -60,14 +61,19 @@ func enrollmentGroup(webhook string) dpslocal.EnrollmentGroup {
 	}
 }
 
-// freeAddress is a loopback address that a daemon can bind again and again.
+// freeAddress is a loopback address that a daemon can bind again and again. It is
+// below the ports that systems give to outgoing connections, of which the tests
+// make many: while no daemon listens, one of them could take it.
 func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	var err error
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", address); err == nil {
+			return address, listener.Close()
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().String(), nil
+	return "", err
 }
 
 // setup is what a configuration file is made of.

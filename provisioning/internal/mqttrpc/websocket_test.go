@@ -145,13 +145,19 @@ func TestUpgradeNeedsItsSubprotocol(t *testing.T) {
 		listener := b.network.Listen(address)
 		authority := mqttrpctest.NewAuthority(t)
 		b.cfg.TLS.RootCAs = authority.Pool
+		served := make(chan struct{})
 		web := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer close(served)
 			r.Header.Del("Sec-WebSocket-Protocol")
 			b.server.ServeHTTP(w, r)
 		})}
 		var serving sync.WaitGroup
 		serving.Go(func() { _ = web.Serve(tls.NewListener(listener, authority.Server(t, "service.test"))) })
-		defer func() { _ = web.Close(); serving.Wait() }()
+		defer func() {
+			_ = web.Close()
+			serving.Wait()
+			<-served // it has taken the connection over, so that Close does not wait for it
+		}()
 
 		conn, err := Connect(t.Context(), b.cfg)
 		if err == nil {

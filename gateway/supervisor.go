@@ -10,9 +10,11 @@ import (
 	"log/slog"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/contoso/gatewayd/gateway/config"
 	"github.com/contoso/gatewayd/provisioning"
 	"github.com/contoso/gatewayd/serialbus"
 )
@@ -101,15 +103,34 @@ func (s *supervisor) heard(ctx context.Context, l *line, event serialbus.Event) 
 			s.lost(ctx, at)
 		}
 	case serialbus.Found:
-		s.found(ctx, spot{l, event.Unit}, event.Identity, log.With("unit", event.Unit))
+		log = log.With("unit", event.Unit)
+		tellChange(log, event)
+		s.found(ctx, spot{l, event.Unit}, event.Identity, log)
 	case serialbus.Lost:
 		at := spot{l, event.Unit}
 		level := slog.LevelWarn
-		if errors.Is(event.Err, serialbus.ErrSilent) && !s.knows(at) {
+		switch {
+		case errors.Is(event.Err, serialbus.ErrSilent) && !s.knows(at):
 			level = slog.LevelDebug // an address of a scanned range where nobody lives
+		case errors.Is(event.Err, serialbus.ErrChanged):
+			level = slog.LevelDebug // who answers there now is told next
 		}
 		log.Log(ctx, level, "appliance does not answer", "unit", event.Unit, "err", event.Err)
 		s.lost(ctx, at)
+	}
+}
+
+// tellChange says that another appliance answers at a place than the last one,
+// or the same one with other firmware.
+func tellChange(log *slog.Logger, event serialbus.Event) {
+	was, is := event.Was, event.Identity
+	switch {
+	case event.Swapped():
+		log.Warn("another appliance answers here than before",
+			"was_vendor", was.Vendor, "was_model", was.Model, "was_serial", was.Serial, "was_registration_id", was.RegistrationID,
+			"vendor", is.Vendor, "model", is.Model, "serial", is.Serial, "registration_id", is.RegistrationID)
+	case was.Firmware != is.Firmware && was != (serialbus.Identity{}):
+		log.Info("the appliance has other firmware than before", "was", was.Firmware, "firmware", is.Firmware)
 	}
 }
 
@@ -117,7 +138,7 @@ func (s *supervisor) heard(ctx context.Context, l *line, event serialbus.Event) 
 func (s *supervisor) found(ctx context.Context, at spot, identity serialbus.Identity, log *slog.Logger) {
 	log.Info("identity read", "source", identity.Source, "sure", identity.Sure(), "vendor", identity.Vendor, "model", identity.Model,
 		"serial", identity.Serial, "firmware", identity.Firmware)
-	id, err := s.name(at, identity)
+	id, by, err := s.name(at, identity)
 	if err != nil {
 		s.complain(at, log, err)
 		return
@@ -133,7 +154,7 @@ func (s *supervisor) found(ctx context.Context, at spot, identity serialbus.Iden
 	s.at[at] = a
 	s.mu.Unlock()
 
-	log.Info("appliance named", "registration_id", id, "known", known)
+	log.Info("appliance named", "registration_id", id, "named_by", by, "known", known)
 	a.answersAt(ctx, at, identity)
 
 	s.mu.Lock()
@@ -153,35 +174,51 @@ func (s *supervisor) complain(at spot, log *slog.Logger, err error) {
 }
 
 // errNotNamed asks for the configuration's help.
-var errNotNamed = errors.New("it tells no registration ID of its own: give the bus a registration_id template")
+var errNotNamed = errors.New("it tells no registration ID of its own: give the bus a registration_id template, or pin this unit")
 
-// name gives the registration ID of an appliance (serial 2.3): its own word, or
-// the bus's template; in both cases by the rule for emitted IDs and the bus's
-// allow list.
-func (s *supervisor) name(at spot, identity serialbus.Identity) (string, error) {
+// name gives the registration ID of an appliance and says whose word it is
+// (serial 2.3): that of a pin, of the appliance itself, or of the bus's template;
+// in all cases by the rule for emitted IDs and the bus's allow list.
+func (s *supervisor) name(at spot, identity serialbus.Identity) (id, by string, err error) {
 	bus := at.line.Bus
-	id := identity.RegistrationID
-	if id == "" {
-		if !bus.RegistrationID.Set() {
-			return "", errNotNamed
+	pin, pinned := bus.Pin(at.unit)
+	switch {
+	case pinned:
+		if err := pinFits(pin, identity); err != nil {
+			return "", "", err
 		}
-		var err error
+		id, by = pin.RegistrationID, "pin"
+	case identity.RegistrationID != "":
+		id, by = identity.RegistrationID, "appliance"
+	case !bus.RegistrationID.Set():
+		return "", "", errNotNamed
+	default:
 		if id, err = bus.RegistrationID.Render(s.site, bus.Line.Name, at.unit, identity); err != nil {
-			return "", fmt.Errorf("naming it: %w", err)
+			return "", "", fmt.Errorf("naming it: %w", err)
 		}
+		by = "template"
 	}
 	if err := provisioning.CheckEmittedRegistrationID(id); err != nil {
-		return "", fmt.Errorf("%w; correct the name in the appliance, or the bus's registration_id template", err)
+		return "", "", fmt.Errorf("%w; correct the name in the appliance, or the bus's registration_id template", err)
 	}
 	if len(bus.Allow) == 0 {
-		return id, nil
+		return id, by, nil
 	}
 	for _, pattern := range bus.Allow {
 		if matched, err := path.Match(pattern, id); err == nil && matched {
-			return id, nil
+			return id, by, nil
 		}
 	}
-	return "", fmt.Errorf("%q is not on the allow list of bus %q: add it there if it belongs here", id, bus.Line.Name)
+	return "", "", fmt.Errorf("%q is not on the allow list of bus %q: add it there if it belongs here", id, bus.Line.Name)
+}
+
+// pinFits tells whether an appliance is of the product that its place is pinned to.
+func pinFits(pin config.Pin, is serialbus.Identity) error {
+	if strings.EqualFold(pin.Vendor, is.Vendor) && strings.EqualFold(pin.Product, is.Model) {
+		return nil
+	}
+	return fmt.Errorf("the place is pinned to %q for vendor %q, product %q, and vendor %q, product %q answers there: put the right appliance there, or correct the pin",
+		pin.RegistrationID, pin.Vendor, pin.Product, is.Vendor, is.Model)
 }
 
 func (s *supervisor) lost(ctx context.Context, at spot) {

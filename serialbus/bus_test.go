@@ -25,6 +25,7 @@ type bench struct {
 	mu     sync.Mutex // guards the rest
 	told   []string
 	scans  []Progress
+	found  Event // the last Found
 	wire   *wire // what the next open gives
 	openAs error // or this error
 	port   port  // if not nil, what the next open gives instead of the wire
@@ -122,6 +123,7 @@ func (b *bench) hear(e Event) {
 	}
 	line := e.Kind.String()
 	if e.Kind == Found {
+		b.found = e
 		line += " " + e.Identity.Serial + " " + e.Identity.Firmware
 	}
 	if e.Kind == Lost && e.Identity.Serial != "" {

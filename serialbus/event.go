@@ -19,7 +19,8 @@ const (
 	// Lost: nobody usable answers at Unit; Err says why. It is told when a found appliance has missed three looks in a
 	// row, and for a configured place where nobody was found at all, silence only after a slow look; once for each
 	// reason. When another appliance, or
-	// the same one with new firmware, answers at a place, Lost comes first and Found with the new Identity follows.
+	// the same one with new firmware, answers at a place, Lost comes first and Found follows, with the new Identity and the
+	// old one in Was.
 	Lost
 	// Scanning: Progress tells how far the first round of looks at the line has got. It is told at each step's
 	// beginning, once a second and at the end.
@@ -49,8 +50,17 @@ type Event struct {
 	Kind     EventKind
 	Unit     int      // Modbus address; 0 on a line with one appliance, and for LineUp and LineDown
 	Identity Identity // Found: what was read twice alike. Lost: who was there, zero if nobody had been found
+	Was      Identity // Found: who was found there last, if that was not the same; zero otherwise, and for the first one
 	Err      error    // LineDown and Lost: why, in plain words with what to do next
 	Progress Progress // Scanning
+}
+
+// Swapped reports whether Found tells of another appliance than the last one at this place, however long ago that was,
+// and not of the same one with other firmware.
+func (e Event) Swapped() bool {
+	was, is := e.Was, e.Identity
+	return was != (Identity{}) &&
+		(was.Vendor != is.Vendor || was.Model != is.Model || was.Serial != is.Serial || was.RegistrationID != is.RegistrationID)
 }
 
 // Why a line or a place does not answer. Err of an [Event] and the error of [Bus.Apply] wrap one of these where it

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -214,4 +215,31 @@ func TestSure(t *testing.T) {
 			t.Errorf("%+v: got %q, want %q", tc.id, got, tc.want)
 		}
 	}
+}
+
+// TestSwap: Found tells who was there before, also when it was switched off in between; other firmware is no swap.
+func TestSwap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := run(t, toaster("499", "1.0"), nil)
+		told := func(when string, who speaker, wait time.Duration, want string) {
+			t.Helper()
+			b.replace(who)
+			b.after(wait)
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if got := fmt.Sprintf("%s -> %s swapped %v", b.found.Was.Serial+" "+b.found.Was.Firmware, b.found.Identity.Serial+" "+b.found.Identity.Firmware, b.found.Swapped()); got != want {
+				t.Errorf("%s: %s, want %s", when, got, want)
+			}
+		}
+		reread := rereadAfter*DefaultRescan + DefaultRecheck
+		told("at first", toaster("499", "1.0"), 2*time.Second, "  -> 499 1.0 swapped false")
+		told("other firmware", toaster("499", "2.0"), reread, "499 1.0 -> 499 2.0 swapped false")
+		told("another one", toaster("500", "2.0"), reread, "499 2.0 -> 500 2.0 swapped true")
+		b.replace(silent)
+		b.after(2 * time.Minute)
+		told("the same after a pause", toaster("500", "2.0"), DefaultRescan+2*time.Second, "  -> 500 2.0 swapped false")
+		b.replace(silent)
+		b.after(2 * time.Minute)
+		told("another one after a pause", toaster("501", "2.0"), DefaultRescan+2*time.Second, "500 2.0 -> 501 2.0 swapped true")
+	})
 }

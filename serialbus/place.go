@@ -25,6 +25,7 @@ type place struct {
 	slow   time.Time // when it was last looked at slowly
 	found  bool
 	is     Identity  // who is there, if found
+	last   Identity  // who was found here last, zero if nobody was
 	misses int       // looks in a row without an answer, if found
 	read   time.Time // when the identity was last read, if found
 	told   string    // why nobody usable is there, as last told
@@ -143,7 +144,12 @@ var errUnsteady = errors.New("its identity reads differently each time")
 func (b *Bus) found(p *place, is Identity) {
 	p.found, p.is, p.misses, p.read, p.told = true, is, 0, time.Now(), ""
 	b.log.Debug("found", "appliance", p.unit, "registration_id", is.RegistrationID)
-	b.events(Event{Kind: Found, Unit: int(p.unit), Identity: is})
+	e := Event{Kind: Found, Unit: int(p.unit), Identity: is}
+	if p.last != is {
+		e.Was = p.last
+	}
+	p.last = is
+	b.events(e)
 }
 
 // lose tells that nobody usable is at the place: always if somebody was, and else once for each reason.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -57,6 +58,7 @@ func check(file string, raw rawFile) (Config, error) {
 		}
 	}
 	checkDistinct(p, raw.Buses)
+	checkPinned(p, cfg.Buses)
 	for _, bus := range cfg.Buses {
 		if len(bus.Allow) == 0 {
 			cfg.Warnings = append(cfg.Warnings, fmt.Sprintf("bus %q has no allow list: any appliance with a valid registration ID is registered", bus.Line.Name))
@@ -143,12 +145,50 @@ func checkBus(p *problems, raw rawBus, index int, profiles []serialbus.Profile) 
 		}
 		bus.RegistrationID = template
 	}
+	bus.Pins = checkPins(p, where, raw.Pins, bus.Line)
 	for _, pattern := range raw.Allow {
 		if _, err := path.Match(pattern, ""); err != nil {
 			p.add(where+" allow", "%q is not a pattern: %w", pattern, err)
 		}
 	}
 	return bus
+}
+
+// checkPins checks the pins of one line.
+func checkPins(p *problems, where string, raw []rawPin, line serialbus.Config) []Pin {
+	var pins []Pin
+	taken := map[int]bool{}
+	for _, pin := range raw {
+		at := fmt.Sprintf("%s pin of unit %d", where, pin.Unit)
+		switch {
+		case taken[pin.Unit]:
+			p.add(at, "this unit is pinned twice")
+		case line.Driver == serialbus.DriverModbusRTU && (pin.Unit < 1 || pin.Unit > 255 || !slices.Contains(line.Units, byte(pin.Unit))):
+			p.add(at, "the unit is not among the bus's units, so it would never be looked at")
+		case line.Driver != serialbus.DriverModbusRTU && pin.Unit != 0:
+			p.add(at, "a line with one appliance has no units; leave unit out")
+		}
+		taken[pin.Unit] = true
+		if err := provisioning.CheckEmittedRegistrationID(pin.RegistrationID); err != nil {
+			p.add(at+" registration_id", "%w", err)
+		}
+		pins = append(pins, Pin(pin))
+	}
+	return pins
+}
+
+// checkPinned refuses one registration ID at two places.
+func checkPinned(p *problems, buses []Bus) {
+	at := map[string]string{}
+	for _, bus := range buses {
+		for _, pin := range bus.Pins {
+			here := fmt.Sprintf("unit %d of bus %q", pin.Unit, bus.Line.Name)
+			if other, taken := at[pin.RegistrationID]; taken {
+				p.add(fmt.Sprintf("[[bus]] %q pin of unit %d", bus.Line.Name, pin.Unit), "%q is pinned to %s already", pin.RegistrationID, other)
+			}
+			at[pin.RegistrationID] = here
+		}
+	}
 }
 
 // checkDistinct refuses two buses on one port or of one name: they would fight

@@ -4,6 +4,7 @@ package config
 
 import (
 	"crypto/x509"
+	"slices"
 
 	"github.com/contoso/gatewayd/provisioning"
 	"github.com/contoso/gatewayd/serialbus"
@@ -73,12 +74,34 @@ type Bus struct {
 	// RegistrationID renders the ID of an appliance that cannot name
 	// itself; its zero value means that such an appliance is not registered.
 	RegistrationID IDTemplate
+	// Pins name appliances by their place; each goes before everything that the
+	// appliance tells and before RegistrationID.
+	Pins []Pin
 	// Allow holds patterns (path.Match) of registration IDs accepted on
 	// this line; empty accepts any valid ID.
 	Allow []string
 	// Record is the file that everything on the line is recorded in, with
 	// a directory; empty records nothing.
 	Record string
+}
+
+// Pin gives the appliance at one place its registration ID, as long as the
+// appliance there tells the expected vendor and product.
+type Pin struct {
+	Unit           int // Modbus address; 0 on a line with one appliance
+	RegistrationID string
+	// Vendor and Product are compared without regard to case; empty means that
+	// the appliance tells none.
+	Vendor, Product string
+}
+
+// Pin returns the pin of a unit, and whether there is one.
+func (b Bus) Pin(unit int) (Pin, bool) {
+	i := slices.IndexFunc(b.Pins, func(p Pin) bool { return p.Unit == unit })
+	if i < 0 {
+		return Pin{}, false
+	}
+	return b.Pins[i], true
 }
 
 // Allocation is the webhook this gateway hosts.

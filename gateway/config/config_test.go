@@ -124,6 +124,12 @@ func TestMistakes(t *testing.T) {
 		{"bad allow pattern", `"*-contoso-hpsd-088"`, `"["`, `[[bus]] "boiler room" allow: "[" is not a pattern`},
 		{"two recordings in a file", `[allocation]`, "[[bus]]\nname = \"kitchen\"\nport = \"/dev/ttyUSB1\"\ndriver = \"line\"\nprofile = \"alp\"\nrecord = \"boiler.rec\"\n[allocation]", `[[bus]] "kitchen" record: boiler.rec belongs to bus "boiler room" already`},
 		{"bad ID template", `allow =`, "registration_id = \"{{.Color}}\"\nallow =", `[[bus]] "boiler room" registration_id`},
+		{"pin of a unit outside", `allow =`, "pin = [{unit = 40, registration_id = \"a\"}]\nallow =", `[[bus]] "boiler room" pin of unit 40: the unit is not among the bus's units`},
+		{"pin twice", `allow =`, "pin = [{unit = 4, registration_id = \"a\"}, {unit = 4, registration_id = \"b\"}]\nallow =", `pin of unit 4: this unit is pinned twice`},
+		{"one ID at two places", `allow =`, "pin = [{unit = 4, registration_id = \"a\"}, {unit = 5, registration_id = \"a\"}]\nallow =", `pin of unit 5: "a" is pinned to unit 4 of bus "boiler room" already`},
+		{"pin with a bad name", `allow =`, "pin = [{unit = 4, registration_id = \"A.b\"}]\nallow =", `pin of unit 4 registration_id: `},
+		{"pin without a name", `allow =`, "pin = [{unit = 4}]\nallow =", `pin of unit 4 registration_id: `},
+		{"unknown key of a pin", `[allocation]`, "[[bus.pin]]\nunit = 4\nregistration_id = \"a\"\nvendr = \"x\"\n[allocation]", `unknown key "bus.pin.vendr" (did you mean "vendor"?)`},
 		{"open webhook", `[allocation]`, "[allocation]\nlisten = \"0.0.0.0:7071\"", `[allocation] function_keys: missing, but listen = "0.0.0.0:7071" can be reached`},
 		{"certificate without key", `[allocation]`, "[allocation]\ntls_cert = \"/a\"", `tls_cert and tls_key go together`},
 	}

@@ -45,6 +45,14 @@ type rawBus struct {
 	RegistrationID string   `toml:"registration_id"`
 	Allow          []string `toml:"allow"`
 	Record         string   `toml:"record"`
+	Pins           []rawPin `toml:"pin"`
+}
+
+type rawPin struct {
+	Unit           int    `toml:"unit"`
+	RegistrationID string `toml:"registration_id"`
+	Vendor         string `toml:"vendor"`
+	Product        string `toml:"product"`
 }
 
 type rawAllocation struct {

@@ -205,13 +205,15 @@ func scan(rows *sql.Rows) (record, error) {
 	if err != nil {
 		return record{}, err
 	}
-	if err := json.Unmarshal([]byte(identity), &r.Identity); err != nil {
-		return record{}, fmt.Errorf("%s: identity: %w", r.RegistrationID, err)
+	// Damage to either must not stop the gateway: the one is read anew from the line before anything is done with it,
+	// the other are words.
+	if json.Unmarshal([]byte(identity), &r.Identity) != nil {
+		r.Identity = Identity{}
 	}
 	if trouble.Valid {
 		r.Error = new(Trouble)
-		if err := json.Unmarshal([]byte(trouble.String), r.Error); err != nil {
-			return record{}, fmt.Errorf("%s: error: %w", r.RegistrationID, err)
+		if json.Unmarshal([]byte(trouble.String), r.Error) != nil {
+			r.Error = nil
 		}
 	}
 	r.State, r.Updated = State(state), unstamp(updated)

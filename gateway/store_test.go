@@ -132,6 +132,26 @@ func TestStoreRemembersTheNewest(t *testing.T) {
 	})
 }
 
+// TestStoreOutlivesDamage: what the line tells again, and words, are not worth a gateway.
+func TestStoreOutlivesDamage(t *testing.T) {
+	s := openTestStore(t, t.TempDir())
+	want := full()
+	if err := s.save(t.Context(), want, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.db.Exec(`UPDATE appliance SET identity = '{"vendor":"Con', error = '[1]'`); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.Identity, want.Error = Identity{}, nil
+	if diff := cmp.Diff([]record{want}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestStoreRefusesNewerFile(t *testing.T) {
 	directory := t.TempDir()
 	s := openTestStore(t, directory)

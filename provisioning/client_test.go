@@ -592,3 +592,20 @@ func TestUnsent(t *testing.T) {
 		})
 	}
 }
+
+// TestHeadersAreBounded: what comes before a body counts as little as the body itself.
+func TestHeadersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service := newDPS(t, TransportHTTPS)
+		asked := 0
+		answerAt(t, service, testHost+":443", func(w http.ResponseWriter, _ *http.Request) {
+			asked++
+			w.Header().Set("X-Long", strings.Repeat("x", 1<<20))
+			w.WriteHeader(http.StatusTooManyRequests)
+		})
+		_, err := service.client(t).Register(t.Context(), request())
+		if !errors.As(err, new(*UnreachableError)) || asked != 1 {
+			t.Errorf("got %v after %d requests, want an UnreachableError after one", err, asked)
+		}
+	})
+}

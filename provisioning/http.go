@@ -23,7 +23,8 @@ const (
 	answerTimeout    = 30 * time.Second // as long as Azure's clients wait for an answer
 	handshakeTimeout = 10 * time.Second
 	idleTimeout      = 90 * time.Second
-	maxConnections   = 64 // to the service, for all devices together
+	maxConnections   = 64       // to the service, for all devices together
+	maxHeaders       = 64 << 10 // bytes of an answer, in front of its body
 )
 
 // Transport hiccups get two more tries, soon after.
@@ -48,14 +49,15 @@ func newHTTPSTransport(cfg Config, host, port string, secure *tls.Config, agent 
 		authority = net.JoinHostPort(host, port)
 	}
 	pool := &http.Transport{
-		DialContext:           cfg.DialContext,
-		TLSClientConfig:       secure,
-		TLSHandshakeTimeout:   handshakeTimeout,
-		ResponseHeaderTimeout: answerTimeout,
-		MaxConnsPerHost:       maxConnections,
-		MaxIdleConnsPerHost:   maxConnections,
-		IdleConnTimeout:       idleTimeout,
-		DisableCompression:    true, // answers are small, and bounded as they come
+		DialContext:            cfg.DialContext,
+		TLSClientConfig:        secure,
+		TLSHandshakeTimeout:    handshakeTimeout,
+		ResponseHeaderTimeout:  answerTimeout,
+		MaxConnsPerHost:        maxConnections,
+		MaxIdleConnsPerHost:    maxConnections,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxHeaders,
+		DisableCompression:     true, // answers are small, and bounded as they come
 	}
 	return &httpsTransport{
 		base:   "https://" + authority + "/" + url.PathEscape(cfg.IDScope) + "/registrations/",

@@ -182,6 +182,9 @@ func (c Config) withDefaults(p profile) Config {
 	if c.Parity == "" {
 		c.Parity = p.Serial.Parity
 	}
+	if c.ReplyTimeout == 0 {
+		c.ReplyTimeout = p.replyTimeout
+	}
 	reply := DefaultReplyTimeout
 	if p.Text != nil {
 		reply = p.Text.timeout

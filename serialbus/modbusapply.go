@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 )
 
 // mostWrites is how often one value is written: once, and twice more when nobody knows what became of it (serial 7.3).
@@ -59,6 +60,7 @@ type registerWriter struct {
 	applied  Applied
 	refused  []error // settings that were refused, or that have to wait
 	unlocked bool
+	proven   bool // the registers are what the profile takes them for
 }
 
 // bring brings a block to what is wanted: read, compare, write what differs, read back (serial 7.2). What is about a
@@ -121,6 +123,9 @@ func (w *registerWriter) set(ctx context.Context, b block, is []uint16) error {
 		}
 		if write == mostWrites {
 			return fmt.Errorf("the unit did not confirm %d writes of register %d: %w", mostWrites, b.first(), ErrSilent)
+		}
+		if err := w.prove(ctx, b); err != nil {
+			return err
 		}
 		if err := w.unlock(ctx, b); err != nil {
 			return err
@@ -196,6 +201,29 @@ func (w *registerWriter) readBack(ctx context.Context, b block, why error) ([]ui
 
 // slowPolls is how often a unit that needs long is read back before the value is written again: for 6 s.
 const slowPolls = 6
+
+// prove makes sure, once in an Apply, that the unit numbers its registers as the profile does: the one that ought to hold
+// its firmware does so. A write to a register beside the meant one would change another setting.
+func (w *registerWriter) prove(ctx context.Context, b block) error {
+	if w.profile.FirmwareRegister == nil || w.proven {
+		return nil
+	}
+	id, err := w.identify(ctx, w.unit)
+	if err != nil {
+		return err
+	}
+	register := *w.profile.FirmwareRegister
+	is, err := w.readRegisters(ctx, w.unit, register, 1)
+	if err != nil {
+		return err
+	}
+	if held := strconv.Itoa(int(is[0])); held != id.Firmware {
+		return &RejectedError{Property: b[0].Name, Reason: fmt.Sprintf("nothing was written: register %d should hold the firmware %q and holds %s, so profile %s does not fit this appliance",
+			register, id.Firmware, held, w.profile.Name)}
+	}
+	w.proven = true
+	return nil
+}
 
 // unlock brings the unit to let registers be written, once in an Apply. It needs no write if the unit is open already.
 func (w *registerWriter) unlock(ctx context.Context, b block) error {

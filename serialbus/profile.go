@@ -36,12 +36,17 @@ type profile struct {
 	SettleText string          `toml:"settle"`      // pause between a write and its reading back, e.g. "50ms"
 	Properties []property      `toml:"property"`
 
-	// The rest is about registers, how they are written.
-	WriteRanges  bool    `toml:"write_ranges"`
-	WritesPerDay int     `toml:"writes_per_day"`
-	Unlock       *unlock `toml:"unlock"`
+	// ReplyTimeoutText is how long the product may think, for a bus that says nothing of it, e.g. "2200ms".
+	ReplyTimeoutText string `toml:"reply_timeout"`
 
-	settle time.Duration
+	// The rest is about registers, how they are written.
+	FirmwareRegister *uint16 `toml:"firmware_register"` // nothing is written unless it holds the firmware that the unit tells
+	WriteRanges      bool    `toml:"write_ranges"`
+	WritesPerDay     int     `toml:"writes_per_day"`
+	Unlock           *unlock `toml:"unlock"`
+
+	settle       time.Duration
+	replyTimeout time.Duration // 0 = the usual one
 }
 
 // serialSettings is the speed and shape of a character; there are always 8 data bits.
@@ -155,6 +160,13 @@ func parseProfile(text []byte) (profile, error) {
 			return profile{}, fmt.Errorf("settle %q: allowed are durations up to 1m, e.g. 50ms", p.SettleText)
 		}
 		p.settle = settle
+	}
+	if p.ReplyTimeoutText != "" {
+		timeout, err := time.ParseDuration(p.ReplyTimeoutText)
+		if err != nil || timeout <= 0 || timeout > time.Minute {
+			return profile{}, fmt.Errorf("reply_timeout %q: allowed are durations up to 1m, e.g. 2200ms", p.ReplyTimeoutText)
+		}
+		p.replyTimeout = timeout
 	}
 	if err := p.check(); err != nil {
 		return profile{}, err

@@ -12,7 +12,7 @@ import (
 )
 
 func TestBuiltInProfiles(t *testing.T) {
-	if diff := cmp.Diff([]string{"alp", "at", "contoso-hpsd-088", "contoso-tstrsd-007", "eva-dts", "scpi"}, Profiles()); diff != "" {
+	if diff := cmp.Diff([]string{"alp", "at", "contoso-hpsd-088", "contoso-tstrsd-007", "eva-dts", "nibe-modbus40", "scpi"}, Profiles()); diff != "" {
 		t.Error(diff)
 	}
 	for _, name := range Profiles() {
@@ -41,6 +41,7 @@ func TestParseProfileRefuses(t *testing.T) {
 		{"stop bits", line + "[serial]\nbaud=9600\nparity='none'\nstop_bits=3\n", "serial.stop_bits 3"},
 		{"parity", line + "[serial]\nbaud=9600\nstop_bits=1\n", `serial.parity ""`},
 		{"settle", line + "settle='soon'\n" + serial, `settle "soon"`},
+		{"reply timeout", line + "reply_timeout='2h'\n" + serial, `reply_timeout "2h"`},
 		{"basic object", modbus + serial + "[identity]\nserial_object=0x05\n", "0x5"},
 		{"no register", modbus + serial + "[[property]]\nname='a'\ntype='enum'\nvalues={on=1}\n", "register"},
 		{"register on a line", line + serial + "[[property]]\nname='a'\ntype='enum'\nallowed=['on']\nregister=1\n", "register"},
@@ -61,7 +62,7 @@ func TestParseProfileRefuses(t *testing.T) {
 		{"words of a bool", modbus + serial + "[[property]]\nname='a'\ntype='bool'\nregister=1\nvalues={on=1}\n", "only for an enum"},
 		{"register of two", modbus + serial + "[[property]]\nname='a'\ntype='bool'\nregister=1\n[[property]]\nname='b'\ntype='bool'\nregister=1\n", `register 1 belongs to property "a"`},
 		{"register of the unlock", modbus + "unlock={register=1,value=1}\n" + serial + "[[property]]\nname='a'\ntype='bool'\nregister=1\n", "register 1 belongs to unlock"},
-		{"unlock on a line", line + "unlock={register=1,value=1}\n" + serial, "unlock: only"},
+		{"unlock on a line", line + "unlock={register=1,value=1}\n" + serial, "only the driver modbus-rtu has registers"},
 		{"writes per day", modbus + "writes_per_day=-1\n" + serial, "writes_per_day -1"},
 		{"writes per day of a property", modbus + serial + "[[property]]\nname='a'\ntype='bool'\nregister=1\nwrites_per_day=1001\n", "writes_per_day 1001"},
 		{"type", line + serial + "[[property]]\nname='a'\ntype='text'\n", `type "text"`},

@@ -5,9 +5,11 @@ package serialbus
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 )
 
 // TestRegistersOfAProperty: types, formats and units on their way into the registers and back.
@@ -98,4 +100,31 @@ func profileOf(t *testing.T, text string) profile {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// TestWorkedExample: the profile that docs/serial.md makes from a maker's table is one, and does what is said there.
+func TestWorkedExample(t *testing.T) {
+	doc, err := os.ReadFile("../docs/serial.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(doc), "```toml\nname = \"acme-flow-9\"\n")
+	text, _, ended := strings.Cut(rest, "```")
+	if !found || !ended {
+		t.Fatal("the example is not there")
+	}
+	p, err := ParseProfile([]byte("name = \"acme-flow-9\"\n" + text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		d := &modbusDriver{profile: p, master: newTestRTU(script{
+			"01 03 00 65 00 01":          {"01 03 02 00 C8", "01 03 02 01 5E"},
+			"01 03 00 8A 00 01":          {"01 03 02 00 00", "01 03 02 00 01"},
+			"01 10 00 8A 00 01 02 00 01": {"01 10 00 8A 00 01"},
+			"01 10 00 65 00 01 02 01 5E": {"01 10 00 65 00 01"},
+		}.wire(t))}
+		got, err := d.apply(t.Context(), 1, Settings{Desired: desiredOf(t, `{"flowSetpoint":"95","mode":"cooling"}`)})
+		checkApplied(t, got, err, map[string]string{"flowSetpoint": `"95"`}, true, "mode", nil)
+	})
 }

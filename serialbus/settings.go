@@ -21,8 +21,8 @@ func (p profile) checkWrites() error {
 		return fmt.Errorf("writes_per_day %d: allowed are 1 to %d", p.WritesPerDay, maxWritesPerDay)
 	}
 	if p.Driver != DriverModbusRTU {
-		if p.WriteRanges || p.WritesPerDay != 0 || p.Unlock != nil {
-			return errors.New("write_ranges, writes_per_day, unlock: only the driver modbus-rtu has registers")
+		if p.WriteRanges || p.WritesPerDay != 0 || p.Unlock != nil || p.FirmwareRegister != nil {
+			return errors.New("write_ranges, writes_per_day, unlock, firmware_register: only the driver modbus-rtu has registers")
 		}
 		return nil
 	}

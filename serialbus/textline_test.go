@@ -300,7 +300,7 @@ func TestSiteProfile(t *testing.T) {
 		}
 	})
 	for _, tc := range []struct{ name, profile, want string }{
-		{"none of them", "fabrikam-kiln", "known are alp, at, contoso-hpsd-088, contoso-tstrsd-007, eva-dts, scpi, and of the site's own fabrikam-oven"},
+		{"none of them", "fabrikam-kiln", "known are alp, at, contoso-hpsd-088, contoso-tstrsd-007, eva-dts, nibe-modbus40, scpi, and of the site's own fabrikam-oven"},
 	} {
 		cfg := Config{Port: "/dev/ttyTEST", Driver: DriverLine, Profile: tc.profile, Profiles: []Profile{own}}
 		if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), tc.want) {

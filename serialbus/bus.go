@@ -91,7 +91,7 @@ func New(cfg Config, log *slog.Logger) (*Bus, error) {
 	if cfg.AutoBaud {
 		b.speed, b.search.sure = usualSpeeds()[0], false
 	}
-	b.open = func() (port, error) { return openTTY(cfg.Port, b.speed, b.reserve) }
+	b.open = func() (port, error) { return openTTY(cfg.Port, b.speed, opening{b.reserve, cfg.RS485}) }
 	b.habits.waits = newWaits(cfg.ReplyTimeout, shortestWait)
 	b.scan = scan{gap: slowGap, step: progressStep}
 	for _, unit := range cfg.Units {

@@ -324,22 +324,36 @@ func TestHungPortIsNotOpenedTwice(t *testing.T) {
 	})
 }
 
-// TestStuckWriterDoesNotHoldUpTheStop: a write that hangs for good delays Run's end by a second, not more.
+// TestStuckWriterDoesNotHoldUpTheStop: a write that hangs for good delays Run's end by a second, not more; so does a
+// driver that takes its time to close.
 func TestStuckWriterDoesNotHoldUpTheStop(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := run(t, silent, nil)
-		b.after(2 * time.Second)
-		b.mu.Lock()
-		b.port = &hungWire{wire: b.wire, free: make(chan struct{})}
-		b.wire.cut()
-		b.mu.Unlock()
-		b.after(time.Minute)
-		start := time.Now()
-		b.stop()
-		if took := time.Since(start); took > time.Second {
-			t.Errorf("the stop took %v", took)
-		}
-	})
+	for _, tc := range []struct {
+		name string
+		lost bool
+		want time.Duration
+	}{{"lost before", true, 0}, {"at work", false, time.Second}} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := run(t, silent, nil)
+				b.after(2 * time.Second)
+				b.wire.cut()
+				b.plug()
+				b.mu.Lock()
+				b.port = &hungWire{wire: b.wire, free: make(chan struct{})}
+				b.mu.Unlock()
+				b.after(time.Minute)
+				if tc.lost {
+					b.wire.cut()
+					b.after(time.Minute)
+				}
+				start := time.Now()
+				b.stop()
+				if took := time.Since(start); took != tc.want {
+					t.Errorf("the stop took %v, want %v", took, tc.want)
+				}
+			})
+		})
+	}
 }
 
 // TestReplugWhileQuiet: another device behind the port's name is noticed by polling alone, though nobody reads, and at

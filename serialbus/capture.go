@@ -49,7 +49,7 @@ func Capture(ctx context.Context, cfg CaptureConfig, out io.Writer, log *slog.Lo
 	}
 	line = line.withDefaults(plain)
 	s := speed{line.Baud, line.Parity, cfg.StopBits}
-	open := func() (port, error) { return openTTY(line.Port, s, nil) }
+	open := func() (port, error) { return openTTY(line.Port, s, opening{}) }
 	return capture(ctx, line.Port, s, open, out, log)
 }
 

@@ -77,6 +77,9 @@ type Config struct {
 	Units []byte
 	// Known are those of Units where an appliance was found in an earlier run: they are looked at first, and patiently.
 	Known []byte
+	// RS485 makes a UART on the board switch the line's direction by itself, where its driver can and the device tree has
+	// not said so already. USB adapters need nothing. A port that cannot is not opened, see [ErrNoRS485].
+	RS485 bool
 	// Settle is the pause after opening the port; 0 = [DefaultSettle].
 	Settle time.Duration
 	// ReplyTimeout is how long an appliance may think before the first byte of its reply; 0 = the profile's, else

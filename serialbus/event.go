@@ -75,6 +75,7 @@ var (
 	ErrNoAccess    = errors.New("no permission to open the port")
 	ErrPortBusy    = errors.New("another program holds the port")
 	ErrNotSerial   = errors.New("this is not a serial port")
+	ErrNoRS485     = errors.New("the port has no RS-485 mode")
 	ErrUnplugged   = errors.New("the port is gone")
 	ErrWriteStuck  = errors.New("the port takes no more bytes")
 	ErrLineStopped = errors.New("the line is not being run")

@@ -28,7 +28,7 @@ func (p *countingPort) Write(frame []byte) error {
 
 // OpenMaster opens a port at 19,200 baud. wait is how long a reply is waited for.
 func OpenMaster(path string, wait time.Duration) (*Master, error) {
-	tty, err := openTTY(path, speed{19200, ParityNone, 1}, nil)
+	tty, err := openTTY(path, speed{19200, ParityNone, 1}, opening{})
 	if err != nil {
 		return nil, err
 	}

@@ -43,3 +43,11 @@ func ioctl(fd int, request uint, data unsafe.Pointer) error {
 	}
 	return nil
 }
+
+// switchRS485 turns the RS-485 mode of a port on, see enableRS485.
+func switchRS485(fd int) error {
+	return enableRS485(
+		func(mode *rs485) error { return ioctl(fd, unix.TIOCGRS485, unsafe.Pointer(mode)) },
+		func(mode *rs485) error { return ioctl(fd, unix.TIOCSRS485, unsafe.Pointer(mode)) },
+	)
+}

@@ -19,3 +19,7 @@ func withoutChildren(open func() error) error {
 }
 
 func readLineErrors(int) (LineErrors, error) { return LineErrors{}, unix.ENOTTY }
+
+func switchRS485(int) error {
+	return enableRS485(func(*rs485) error { return unix.ENOTTY }, func(*rs485) error { return unix.ENOTTY })
+}

@@ -176,7 +176,7 @@ func (s benchScan) scan(b *testing.B, path string, t timing) int {
 		return s.survey(b, path, ScanOptions{Fast: true})
 	}
 	ctx, found := context.Background(), 0
-	p, err := openTTY(path, speed{s.baud, ParityEven, 1}, nil)
+	p, err := openTTY(path, speed{s.baud, ParityEven, 1}, opening{})
 	if err != nil {
 		b.Error(err)
 		return 0

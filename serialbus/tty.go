@@ -48,10 +48,16 @@ type tty struct {
 
 var _ port = (*tty)(nil)
 
-// openTTY opens and locks a port, with descriptors out of the reserve.
-func openTTY(path string, s speed, r *reserve) (port, error) {
-	t := &tty{path: path, reserve: r}
-	err := r.lend(func() error { return withoutChildren(func() error { return t.open(s.mode()) }) })
+// opening is how a port is opened, beside its speed.
+type opening struct {
+	reserve *reserve // where its descriptors come from; nil = anywhere
+	rs485   bool     // let the UART switch the direction
+}
+
+// openTTY opens and locks a port.
+func openTTY(path string, s speed, how opening) (port, error) {
+	t := &tty{path: path, reserve: how.reserve}
+	err := t.reserve.lend(func() error { return withoutChildren(func() error { return t.open(s.mode(), how.rs485) }) })
 	if err != nil {
 		return nil, openError(path, err)
 	}
@@ -60,9 +66,16 @@ func openTTY(path string, s speed, r *reserve) (port, error) {
 }
 
 // open locks the port and opens it; on an error nothing of it is left open.
-func (t *tty) open(mode *serial.Mode) (err error) {
+func (t *tty) open(mode *serial.Mode, rs485 bool) (err error) {
 	if t.lock, t.device, err = lockTTY(t.path); err != nil {
 		return err
+	}
+	if rs485 {
+		// Before the library opens the port and could send something.
+		if err := switchRS485(t.lock); err != nil {
+			_ = unix.Close(t.lock)
+			return err
+		}
 	}
 	// The library's Port is nil on an error, and must not end up in the interface then.
 	lib, err := serial.Open(t.path, mode)
@@ -135,6 +148,8 @@ func openError(path string, err error) error {
 		}
 	}
 	switch {
+	case errors.Is(err, ErrNoRS485):
+		return fmt.Errorf("%s: %w", path, err)
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
 		return fmt.Errorf("%s: %w; plug the adapter in, or choose one of those under /dev/serial/by-id and by-path", path, ErrNoPort)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):

@@ -143,7 +143,7 @@ func TestTTYHungWrite(t *testing.T) {
 }
 
 func openTest(path string) (port, error) {
-	return openTTY(path, speed{19200, ParityEven, 1}, nil)
+	return openTTY(path, speed{19200, ParityEven, 1}, opening{})
 }
 
 func TestOpenErrorsAreWords(t *testing.T) {
@@ -260,7 +260,7 @@ func TestReserve(t *testing.T) {
 	defer r.release()
 	fillDescriptors(t)
 	for range 3 {
-		p, err := openTTY(l.Path(), speed{19200, ParityNone, 1}, r)
+		p, err := openTTY(l.Path(), speed{19200, ParityNone, 1}, opening{reserve: r})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -275,11 +275,34 @@ func TestReserve(t *testing.T) {
 			t.Errorf("%d placeholders after the port closed, want %d", len(r.held), perPort)
 		}
 	}
-	if _, err := openTTY("/dev/no-such-port", speed{19200, ParityNone, 1}, r); !errors.Is(err, ErrNoPort) {
+	if _, err := openTTY("/dev/no-such-port", speed{19200, ParityNone, 1}, opening{reserve: r}); !errors.Is(err, ErrNoPort) {
 		t.Errorf("got %v", err)
 	}
 	if len(r.held) != perPort {
 		t.Errorf("%d placeholders after an open that failed, want %d", len(r.held), perPort)
+	}
+}
+
+// TestReserveCounts: there are placeholders for every port that is not open, no more and no less.
+func TestReserveCounts(t *testing.T) {
+	r := newReserve(2)
+	for _, step := range []struct {
+		name string
+		do   func()
+		want int
+	}{
+		{"nothing is kept at first", func() {}, 0},
+		{"a port opens early", func() { _ = r.lend(func() error { return nil }) }, 0},
+		{"kept", r.keep, perPort},
+		{"it closes", r.giveBack, 2 * perPort},
+		{"a port opens", func() { _ = r.lend(func() error { return nil }) }, perPort},
+		{"another cannot be opened", func() { _ = r.lend(func() error { return ErrNoPort }) }, perPort},
+		{"released", r.release, 0},
+		{"a port closes later", r.giveBack, 0},
+	} {
+		if step.do(); len(r.held) != step.want {
+			t.Errorf("%s: %d placeholders, want %d", step.name, len(r.held), step.want)
+		}
 	}
 }
 

@@ -119,7 +119,7 @@ func checkBus(p *problems, raw rawBus, index int, profiles []serialbus.Profile) 
 	}
 	bus := Bus{Place: raw.Place, Allow: raw.Allow, Record: raw.Record, Line: serialbus.Config{
 		Name: raw.Name, Port: raw.Port, Driver: serialbus.Driver(raw.Driver), Profile: raw.Profile, Profiles: profiles,
-		Parity: serialbus.Parity(raw.Parity),
+		Parity: serialbus.Parity(raw.Parity), RS485: raw.RS485,
 	}}
 	switch baud := raw.Baud.(type) {
 	case nil:

@@ -53,6 +53,18 @@ func TestParseBaud(t *testing.T) {
 	}
 }
 
+func TestParseRS485(t *testing.T) {
+	for line, want := range map[string]bool{"": false, "rs485 = true": true} {
+		cfg, err := Parse("gatewayd.toml", []byte(strings.Replace(complete, "units =", line+"\nunits =", 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := cfg.Buses[0].Line.RS485; got != want {
+			t.Errorf("%q: got %v", line, got)
+		}
+	}
+}
+
 func TestParseComplete(t *testing.T) {
 	cfg, err := Parse("gatewayd.toml", []byte(complete))
 	if err != nil {

@@ -41,6 +41,7 @@ type rawBus struct {
 	Profile        string   `toml:"profile"`
 	Baud           any      `toml:"baud"` // a number or "auto"
 	Parity         string   `toml:"parity"`
+	RS485          bool     `toml:"rs485"`
 	Units          string   `toml:"units"`
 	RegistrationID string   `toml:"registration_id"`
 	Allow          []string `toml:"allow"`

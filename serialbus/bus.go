@@ -265,6 +265,9 @@ func (b *Bus) newDriver(p port) driver {
 	if b.profile.Text != nil {
 		return &textDriver{port: p, timing: t, wait: b.cfg.ReplyTimeout, dialect: b.profile.Text, log: b.log}
 	}
+	if b.profile.USB != nil {
+		return &usbDriver{port: p, path: b.cfg.Port, dialect: *b.profile.USB}
+	}
 	return &alpDriver{port: p, timing: t, wait: b.cfg.ReplyTimeout, profile: b.profile, journal: b.cfg.Journal, log: b.log}
 }
 

@@ -16,6 +16,7 @@ const (
 	SourceDeviceIdentification = "device-identification" // Modbus 0x2B/0x0E
 	SourceServerID             = "server-id"             // Modbus 0x11
 	SourceSunSpec              = "sunspec"               // the common model of SunSpec
+	SourceUSB                  = "usb"                   // USB descriptors of an appliance that is the USB device itself
 	// SourceRegisters: registers that the profile names. They may fill what another source left empty; it stands first
 	// then: "device-identification+registers".
 	SourceRegisters = "registers"

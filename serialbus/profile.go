@@ -28,10 +28,11 @@ type Profile = profile
 type profile struct {
 	Name       string          `toml:"name"`
 	Driver     Driver          `toml:"driver"`
-	Protocol   string          `toml:"protocol"` // driver line: the dialect, "alp" or "text"
+	Protocol   string          `toml:"protocol"` // driver line: the dialect, "alp", "text" or "usb"
 	Serial     serialSettings  `toml:"serial"`
 	Identity   identityObjects `toml:"identity"`
 	Text       *textDialect    `toml:"text"`        // protocol text: the conversation
+	USB        *usbDialect     `toml:"usb"`         // protocol usb: the device that the appliance is
 	AnySetting bool            `toml:"any_setting"` // driver line: pass on properties that the profile does not list
 	SettleText string          `toml:"settle"`      // pause between a write and its reading back, e.g. "50ms"
 	Properties []property      `toml:"property"`
@@ -184,12 +185,14 @@ func (p profile) check() error {
 	switch {
 	case p.Driver != DriverLine && p.Driver != DriverModbusRTU:
 		return fmt.Errorf("driver %q: allowed are %s and %s", p.Driver, DriverLine, DriverModbusRTU)
-	case p.Driver == DriverLine && p.Protocol != protocolALP && p.Protocol != protocolText:
-		return fmt.Errorf("protocol %q: the driver line speaks %s and %s", p.Protocol, protocolALP, protocolText)
+	case p.Driver == DriverLine && !slices.Contains([]string{protocolALP, protocolText, protocolUSB}, p.Protocol):
+		return fmt.Errorf("protocol %q: the driver line knows %s, %s and %s", p.Protocol, protocolALP, protocolText, protocolUSB)
+	case (p.Protocol == protocolUSB) != (p.USB != nil):
+		return fmt.Errorf("usb: the protocol %s needs it, no other has it", protocolUSB)
 	case (p.Protocol == protocolText) != (p.Text != nil):
 		return fmt.Errorf("text: the protocol %s needs it, no other has it", protocolText)
-	case p.Protocol == protocolText && (p.AnySetting || len(p.Properties) > 0):
-		return fmt.Errorf("property, any_setting: the protocol %s reads who an appliance is and sets nothing", protocolText)
+	case p.Driver == DriverLine && p.Protocol != protocolALP && (p.AnySetting || len(p.Properties) > 0):
+		return fmt.Errorf("property, any_setting: the protocol %s reads who an appliance is and sets nothing", p.Protocol)
 	case p.Driver == DriverModbusRTU && p.Protocol != "":
 		return fmt.Errorf("protocol %q: only the driver line has one", p.Protocol)
 	case p.Driver == DriverModbusRTU && p.AnySetting:
@@ -208,6 +211,11 @@ func (p profile) check() error {
 	}
 	if err := p.checkWrites(); err != nil {
 		return err
+	}
+	if p.USB != nil {
+		if err := p.USB.check(); err != nil {
+			return fmt.Errorf("usb: %w", err)
+		}
 	}
 	if err := p.checkIdentityRegisters(); err != nil {
 		return fmt.Errorf("identity.register: %w", err)

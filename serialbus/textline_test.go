@@ -175,7 +175,8 @@ func TestLateTextIsNoReply(t *testing.T) {
 			return quick(request)
 		}
 		got, err := textDriverOn(t, "at", w).identify(t.Context(), 0)
-		if err != nil || got.Vendor != "Contoso" || got.Model != "TSTRSD-007" {
+		want := Identity{Vendor: "Contoso", Model: "TSTRSD-007", Serial: "499", Firmware: "12.0.2.5", Source: SourceText}
+		if err != nil || got != want {
 			t.Errorf("got %+v, %v", got, err)
 		}
 	})

@@ -16,6 +16,7 @@ import (
 const (
 	protocolALP  = "alp"  // ALP/1, see [alpDriver]
 	protocolText = "text" // queries and expressions of the profile's own, see [textDriver]
+	protocolUSB  = "usb"  // nothing is said: the appliance is a USB device, see [usbDriver]
 )
 
 // Limits of a text profile.

@@ -98,6 +98,13 @@ func (s *supervisor) heard(ctx context.Context, l *line, event serialbus.Event) 
 	case serialbus.Scanning:
 		log.Debug("scanning", "step", event.Progress.Step, "percent", event.Progress.Percent, "unit", event.Unit,
 			"left", event.Progress.Left, "found", event.Progress.Found)
+	case serialbus.Diagnosed:
+		for _, d := range event.Diagnoses {
+			log.Warn("the line is in trouble", "kind", d.Kind, "verdict", d.Verdict, "heard", d.Heard, "next", d.Next)
+		}
+		if len(event.Diagnoses) == 0 {
+			log.Info("the line is in order again")
+		}
 	case serialbus.LineDown:
 		for _, at := range s.spotsOn(l) {
 			s.lost(ctx, at)

@@ -39,6 +39,8 @@ type Bus struct {
 	errors LineErrors // what its driver had counted when it was opened
 	down   string     // why the line is down, as last told; "" = it is up or was never tried
 
+	diagnoser diagnoser
+
 	recorder *recorder // of cfg.Record; nil before the first opening
 }
 
@@ -284,6 +286,10 @@ func (b *Bus) work(ctx context.Context, p port) error {
 	watch := time.NewTicker(watchEvery)
 	defer watch.Stop()
 	for {
+		if err := b.giveWay(ctx, p); err != nil {
+			return err
+		}
+		b.diagnoseInTime()
 		if !b.search.sure || b.doubtful() {
 			if err := b.findSpeed(ctx, p); err != nil {
 				return err

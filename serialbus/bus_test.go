@@ -25,10 +25,11 @@ type bench struct {
 	mu     sync.Mutex // guards the rest
 	told   []string
 	scans  []Progress
-	found  Event // the last Found
-	wire   *wire // what the next open gives
-	openAs error // or this error
-	port   port  // if not nil, what the next open gives instead of the wire
+	found  Event         // the last Found
+	wire   *wire         // what the next open gives
+	openAs error         // or this error
+	port   port          // if not nil, what the next open gives instead of the wire
+	faults [][]Diagnosis // each as told
 	opens  []time.Time
 	unit   speaker // who is on the line
 }
@@ -119,6 +120,10 @@ func (b *bench) hear(e Event) {
 	defer b.mu.Unlock()
 	if e.Kind == Scanning {
 		b.scans = append(b.scans, e.Progress)
+		return
+	}
+	if e.Kind == Diagnosed {
+		b.faults = append(b.faults, e.Diagnoses)
 		return
 	}
 	line := e.Kind.String()
@@ -494,7 +499,7 @@ func TestString(t *testing.T) {
 	if got, want := bus.String(), `serial line "/dev/ttyUSB0"`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	for kind, want := range map[EventKind]string{LineUp: "line-up", LineDown: "line-down", Found: "found", Lost: "lost", Scanning: "scanning", 0: "unknown"} {
+	for kind, want := range map[EventKind]string{LineUp: "line-up", LineDown: "line-down", Found: "found", Lost: "lost", Scanning: "scanning", Diagnosed: "diagnosed", 0: "unknown"} {
 		if got := kind.String(); got != want {
 			t.Errorf("kind %d: got %s, want %s", kind, got, want)
 		}

@@ -25,6 +25,9 @@ const (
 	// Scanning: Progress tells how far the first round of looks at the line has got. It is told at each step's
 	// beginning, once a second and at the end.
 	Scanning
+	// Diagnosed: Diagnoses are what is wrong with the line from now on, none if nothing is any more. It is told when the
+	// first round of looks ends, and when that changes.
+	Diagnosed
 )
 
 // String returns the kind as one word for logs.
@@ -40,6 +43,8 @@ func (k EventKind) String() string {
 		return "lost"
 	case Scanning:
 		return "scanning"
+	case Diagnosed:
+		return "diagnosed"
 	default:
 		return "unknown"
 	}
@@ -53,6 +58,8 @@ type Event struct {
 	Was      Identity // Found: who was found there last, if that was not the same; zero otherwise, and for the first one
 	Err      error    // LineDown and Lost: why, in plain words with what to do next
 	Progress Progress // Scanning
+	// Diagnoses belong to Diagnosed: all that is wrong with the line, the worst first.
+	Diagnoses []Diagnosis
 }
 
 // Swapped reports whether Found tells of another appliance than the last one at this place, however long ago that was,
@@ -79,4 +86,6 @@ var (
 	ErrUnplugged   = errors.New("the port is gone")
 	ErrWriteStuck  = errors.New("the port takes no more bytes")
 	ErrLineStopped = errors.New("the line is not being run")
+	// ErrAnotherMaster: somebody else sends requests on the line. Nothing is asked meanwhile.
+	ErrAnotherMaster = errors.New("another master is talking on the line")
 )

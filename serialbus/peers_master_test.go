@@ -94,7 +94,7 @@ func scanUnits(t *testing.T, path string, units []byte, opts serialbus.ScanOptio
 	if err != nil {
 		t.Fatal(err)
 	}
-	return found
+	return found.Findings
 }
 
 // TestPeerLibmodbusIsFoundBySlowLooks: it is deaf for half a second after a request to somebody else that nobody
@@ -236,11 +236,11 @@ func TestPeerModbusSerialIsScanned(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, want := range []serialbus.Heard{serialbus.HeardIdentity, serialbus.HeardSilence, serialbus.HeardIdentity} {
-		if found[i].Heard != want {
-			t.Errorf("unit %d: %+v", found[i].Unit, found[i])
+		if found.Findings[i].Heard != want {
+			t.Errorf("unit %d: %+v", found.Findings[i].Unit, found.Findings[i])
 		}
 	}
-	if id := found[2].Identity; id.RegistrationID != "mainbuilding17-contoso-hpsd-088" || id.Firmware != "12.0.2.5" {
+	if id := found.Findings[2].Identity; id.RegistrationID != "mainbuilding17-contoso-hpsd-088" || id.Firmware != "12.0.2.5" {
 		t.Errorf("got %+v", id)
 	}
 }

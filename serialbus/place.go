@@ -44,6 +44,7 @@ func (b *Bus) look(ctx context.Context, d driver, l look) error {
 	if isLost(err) || ctx.Err() != nil {
 		return err
 	}
+	b.heardLook(d, p, err)
 	b.judge(l, err)
 	b.endLook(d, l)
 	return nil

@@ -17,6 +17,19 @@ type receiver struct {
 	echoed  bool      // the request came back, and was taken off
 	garbage bool      // bytes had to be thrown away
 	foreign []byte    // the units whose whole frames were no answer to the request
+	refuse  [][]byte  // the last of what was thrown away or was no answer, for the diagnosis
+	wasteAt time.Time // when the first byte came that had to be thrown away
+}
+
+// mostRefuse is how many pieces a receiver keeps of what was no answer.
+const mostRefuse = 16
+
+// keep remembers bytes that were no answer.
+func (r *receiver) keep(piece []byte) {
+	if len(r.refuse) == mostRefuse {
+		r.refuse = r.refuse[1:]
+	}
+	r.refuse = append(r.refuse, bytes.Clone(piece))
 }
 
 // take adds bytes received now and returns the reply when it is whole. Frames that are no answer are dropped and
@@ -42,6 +55,7 @@ func (r *receiver) take(received []byte, now time.Time) ([]byte, bool) {
 			return frame, true
 		}
 		r.foreign = append(r.foreign, frame[0])
+		r.keep(frame)
 	}
 	if len(r.buf) > maxFrame+maxJunk {
 		r.abandon()
@@ -79,7 +93,11 @@ func (r *receiver) hopeful() bool {
 // abandon discards the waiting bytes.
 func (r *receiver) abandon() {
 	if len(r.buf) > 0 {
+		if !r.garbage {
+			r.wasteAt = r.began
+		}
 		r.garbage = true
+		r.keep(r.buf)
 		r.buf = r.buf[:0]
 	}
 }

@@ -24,6 +24,7 @@ type habits struct {
 	unechoed int  // replies in a row that came without an echo, if echo
 	notes    map[byte]*note
 	answered time.Time // when a unit answered last
+	traffic  traffic   // since the line was last judged
 }
 
 // note is what the replies of one unit have shown.
@@ -94,13 +95,17 @@ func (m *rtu) askWithin(ctx context.Context, request []byte, wait time.Duration)
 	if reply != nil {
 		m.learn(r, r.began.Sub(sent))
 	}
-	// A unit that lacks one register does not lack the function.
-	if ctx.Err() == nil && !isLost(err) && (request[1] != fcReadRegisters || probing(request)) {
-		m.habits.note(unit).functions[request[1]] = replyOf(request[1], reply, err)
+	if ctx.Err() == nil && !isLost(err) {
+		outcome := replyOf(request[1], reply, err)
+		m.habits.traffic.asked(unit, outcome, m.weigh(r, request, sent))
+		// A unit that lacks one register does not lack the function.
+		if request[1] != fcReadRegisters || probing(request) {
+			m.habits.note(unit).functions[request[1]] = outcome
+		}
 	}
 	if !r.clean() {
 		// What is still under way must not be taken for the next reply.
-		if err := m.awaitSilence(ctx, m.timing.silence()); err != nil {
+		if err := m.awaitSilence(ctx, m.timing.silence(), request); err != nil {
 			return nil, err
 		}
 	}
@@ -120,12 +125,12 @@ func (m *rtu) rest(ctx context.Context, unit byte) error {
 		return err
 	}
 	delete(m.rested, unit)
-	return m.awaitSilence(ctx, m.timing.quiet)
+	return m.awaitSilence(ctx, m.timing.quiet, nil)
 }
 
 // awaitSilence returns when the line has been silent for quiet, or after half a second if it never is. What comes
-// meanwhile was not asked for.
-func (m *rtu) awaitSilence(ctx context.Context, quiet time.Duration) error {
+// meanwhile was not asked for; behind a request, which may be nil, it may belong to its damaged reply.
+func (m *rtu) awaitSilence(ctx context.Context, quiet time.Duration, behind []byte) error {
 	const longest = 500 * time.Millisecond
 	var r receiver
 	var buf [maxFrame]byte
@@ -138,6 +143,11 @@ func (m *rtu) awaitSilence(ctx context.Context, quiet time.Duration) error {
 		now := time.Now()
 		switch {
 		case errors.Is(err, errTimeout) && left <= readSlice, err == nil && now.After(end):
+			if err == nil {
+				m.habits.traffic.unrest++
+			}
+			r.abandon()
+			m.weigh(&r, behind, m.busy)
 			m.overhear(&r)
 			return nil
 		case errors.Is(err, errTimeout):
@@ -214,6 +224,20 @@ func (m *rtu) overhear(r *receiver) {
 			m.latecomers = append(m.latecomers, unit)
 		}
 	}
+}
+
+// weigh takes in what was heard beside the answer to a request, for the diagnosis of the line, and returns what came in
+// its place.
+func (m *rtu) weigh(r *receiver, request []byte, sent time.Time) damage {
+	d := damage{delay: r.wasteAt.Sub(sent)}
+	late := func(unit byte) bool { return time.Now().Before(m.rested[unit]) }
+	for _, piece := range r.refuse {
+		d.length += m.habits.traffic.overheard(piece, request, late)
+	}
+	if r.echoed {
+		m.habits.traffic.echoes++
+	}
+	return d
 }
 
 // learn takes from a reply what it shows about the line: how soon units answer, and whether the adapter echoes. Only

@@ -162,7 +162,7 @@ func (s benchScan) survey(b *testing.B, path string, opts ScanOptions) int {
 	if err != nil {
 		b.Error(err)
 	}
-	for _, f := range all {
+	for _, f := range all.Findings {
 		if f.Heard == HeardIdentity {
 			found++
 		}

@@ -68,6 +68,7 @@ func (b *Bus) findSpeed(ctx context.Context, p port) error {
 			return nil
 		}
 		b.nobodyAtAnySpeed(s.garbage != nil)
+		b.diagnoseInTime()
 		if err := b.rest(ctx, p, b.cfg.Rescan); err != nil {
 			return err
 		}
@@ -175,6 +176,9 @@ func (s *speedSearch) ask(ctx context.Context, m *rtu, p *place) (answers bool, 
 		r.answer(ErrNotFound)
 	default:
 	}
+	if err := s.bus.giveWay(ctx, s.port); err != nil {
+		return false, err
+	}
 	s.bus.report(StepSpeed, int(p.unit))
 	_, err = m.askWithin(ctx, readRequest(p.unit, 0, 1), s.wait)
 	const few = 3 // on a noisy line everybody does
@@ -202,6 +206,7 @@ func (b *Bus) speedFound(first *place) {
 	b.log.Info("the speed of the line is found", "speed", b.speed.String(), "appliance", first.unit)
 	b.search.sure = true
 	b.habits.answered = time.Now()
+	b.habits.traffic = traffic{} // what was heard at other speeds tells nothing
 	for _, p := range b.places {
 		p.seen, p.due = seenNever, time.Time{}
 	}

@@ -161,7 +161,8 @@ func TestSurveyOfASpeed(t *testing.T) {
 				}
 				b.open = func() (port, error) { return v.strict(usualSpeeds()[4]), nil }
 				var last Progress
-				got, err := b.survey(t.Context(), ScanOptions{Fast: true}, func(p Progress) { last = p })
+				result, err := b.survey(t.Context(), ScanOptions{Fast: true}, func(p Progress) { last = p })
+				got := result.Findings
 				if err != nil || len(got) != 2 || got[0].Heard != HeardSilence || got[1].Heard != tc.want && got[1].Heard != HeardNameless {
 					t.Errorf("got %v, %v", briefly(got), err)
 				}

@@ -84,23 +84,30 @@ type ScanOptions struct {
 	Log *slog.Logger
 }
 
+// ScanResult is what a [Scan] has heard.
+type ScanResult struct {
+	Findings []Finding // by unit; a place that was not looked at is missing
+	// Diagnoses say what is wrong with the line, the worst first; none = nothing.
+	Diagnoses []Diagnosis
+}
+
 // Scan looks once at every place of a line and says what is there: no daemon is needed, and nothing is written to any
-// appliance. Findings are sorted by unit. report may be nil; it is called before each look and at the end, on the
+// appliance. Where another master talks, it ends at once, with ErrAnotherMaster. report may be nil; it is called before each look and at the end, on the
 // calling goroutine, and must not block for long. [Progress].Finding tells what is new.
 //
 // An error comes with what was found until then: the configuration's, the port's (it could not be opened or went away),
 // or the context's. A scan that was stopped goes on where it was with [ScanOptions].Resume.
-func Scan(ctx context.Context, cfg Config, opts ScanOptions, report func(Progress)) ([]Finding, error) {
+func Scan(ctx context.Context, cfg Config, opts ScanOptions, report func(Progress)) (ScanResult, error) {
 	cfg.Recheck, cfg.Rescan = maxTimeout, maxTimeout // one look at each place
 	b, err := New(cfg, opts.Log)
 	if err != nil {
-		return nil, err
+		return ScanResult{}, err
 	}
 	return b.survey(ctx, opts, report)
 }
 
 // survey is the body of Scan on a new bus.
-func (b *Bus) survey(ctx context.Context, opts ScanOptions, report func(Progress)) ([]Finding, error) {
+func (b *Bus) survey(ctx context.Context, opts ScanOptions, report func(Progress)) (ScanResult, error) {
 	b.scan = scan{fastOnly: opts.Fast}
 	s := survey{bus: b, found: make(map[int]Finding)}
 	for _, f := range opts.Resume {
@@ -109,7 +116,7 @@ func (b *Bus) survey(ctx context.Context, opts ScanOptions, report func(Progress
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if b.scanned() {
-		return s.findings(), nil
+		return s.result(), nil
 	}
 	ended := errors.New("the scan has ended")
 	_ = b.Run(ctx, func(e Event) { // its only error is nil
@@ -126,13 +133,22 @@ func (b *Bus) survey(ctx context.Context, opts ScanOptions, report func(Progress
 			if e.Progress.Step == StepDone {
 				cancel(ended)
 			}
+		case Diagnosed:
+			s.diagnoses = e.Diagnoses
+			if len(e.Diagnoses) > 0 && e.Diagnoses[0].Kind == AnotherMaster {
+				cancel(&e.Diagnoses[0])
+			}
 		case LineUp:
 		}
 	})
-	if err := context.Cause(ctx); !errors.Is(err, ended) {
-		return s.findings(), err
+	err := context.Cause(ctx)
+	if errors.Is(err, ended) {
+		err = nil
 	}
-	return s.findings(), nil
+	if d := Diagnose(err); d != nil && s.diagnoses == nil {
+		s.diagnoses = []Diagnosis{*d}
+	}
+	return s.result(), err
 }
 
 // survey collects the findings of a scan.
@@ -140,6 +156,18 @@ type survey struct {
 	bus   *Bus
 	found map[int]Finding
 	news  *Finding // not yet reported
+
+	diagnoses []Diagnosis // as told, nil = nothing was told
+}
+
+// result returns what was found, and what is wrong.
+func (s *survey) result() ScanResult {
+	r := ScanResult{Findings: s.findings(), Diagnoses: s.diagnoses}
+	if s.diagnoses == nil {
+		r.Diagnoses = s.bus.judgement()
+	}
+	r.Diagnoses = append(r.Diagnoses, partial(r.Findings)...)
+	return r
 }
 
 // resume takes over an earlier finding.

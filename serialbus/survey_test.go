@@ -26,7 +26,8 @@ func surveyed(t *testing.T, ctx context.Context, w *wire, units []byte, opts Sca
 		t.Fatal(err)
 	}
 	b.open = func() (port, error) { return w, nil }
-	return b.survey(ctx, opts, report)
+	result, err := b.survey(ctx, opts, report)
+	return result.Findings, err
 }
 
 // brief is a finding as text.
@@ -227,7 +228,7 @@ func TestSurveyOfALine(t *testing.T) {
 				}
 				b.open = func() (port, error) { return tc.who.wire(), nil }
 				got, err := b.survey(t.Context(), ScanOptions{}, nil)
-				if diff := cmp.Diff([]string{tc.want}, briefly(got)); err != nil || diff != "" {
+				if diff := cmp.Diff([]string{tc.want}, briefly(got.Findings)); err != nil || diff != "" {
 					t.Errorf("%v, %s", err, diff)
 				}
 			})
@@ -237,7 +238,7 @@ func TestSurveyOfALine(t *testing.T) {
 
 func TestScanWithoutAPort(t *testing.T) {
 	got, err := Scan(t.Context(), Config{Port: "/dev/ttyNOWHERE", Driver: DriverModbusRTU, Units: []byte{1}}, ScanOptions{}, nil)
-	if !errors.Is(err, ErrNoPort) || len(got) != 0 {
+	if !errors.Is(err, ErrNoPort) || len(got.Findings) != 0 || len(got.Diagnoses) != 1 || got.Diagnoses[0].Kind != PortMissing {
 		t.Errorf("got %v, %v", got, err)
 	}
 	if _, err := Scan(t.Context(), Config{}, ScanOptions{}, nil); err == nil {
@@ -261,10 +262,11 @@ func TestAllUnitsAreFoundThoughSomeAreLate(t *testing.T) {
 				}
 				b.open = func() (port, error) { return &wire{answer: l.answer}, nil }
 				start := time.Now()
-				found, err := b.survey(t.Context(), ScanOptions{}, nil)
+				result, err := b.survey(t.Context(), ScanOptions{}, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
+				found := result.Findings
 				for _, f := range found {
 					if f.Heard != HeardIdentity || f.Identity.Serial != "" || f.Identity.Model != fmt.Sprint("HP-", f.Unit) {
 						t.Errorf("unit %d: %+v", f.Unit, f)

@@ -38,6 +38,11 @@
 // (*IDN?, AT commands). A profile without a query only listens. Nothing is ever sent to a port whose profile does not
 // say so: an unknown appliance may act on a query.
 //
+// A port is a name, by preference a stable one ([Machine.Ports]), behind which adapters come and go. Run looks every two
+// seconds whether the name still leads to the device it has open, or to one again; [Ports] brings udev's news of
+// adapters to all lines of a process, so that they look at once, and keeps descriptors for their ports. What the serial
+// library does wrong is dealt with in tty.go and reserve.go, and nowhere else (serial 3.2).
+//
 // What the line tells, and what it is called:
 //
 //	a valid frame, even an exception    the unit is there

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -183,10 +184,10 @@ func TestLooksBackFirst(t *testing.T) {
 // is tried again tomorrow.
 func TestWriteLimitIsShown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		applies := 0
+		var applies atomic.Int32
 		tomorrow := time.Now().Add(8 * time.Hour)
 		r := newRig(t, t.TempDir(), assign, func(s serialbus.Settings) (serialbus.Applied, error) {
-			applies++
+			applies.Add(1)
 			if time.Now().Before(tomorrow) {
 				return serialbus.Applied{Reported: map[string]json.RawMessage{"state": ready["state"]}},
 					fmt.Errorf("applying settings: %w", &serialbus.LimitError{Property: "darknessSetting", Writes: 10, Next: tomorrow})
@@ -203,8 +204,8 @@ func TestWriteLimitIsShown(t *testing.T) {
 		if string(got.Reported["state"]) != `"ready"` {
 			t.Errorf("the other setting is not reported: %v", got.Reported)
 		}
-		if applies != 1 {
-			t.Errorf("asked the line %d times before tomorrow, want once", applies)
+		if n := applies.Load(); n != 1 {
+			t.Errorf("asked the line %d times before tomorrow, want once", n)
 		}
 		time.Sleep(2 * time.Hour)
 		r.wantState(t, StateConfigured)

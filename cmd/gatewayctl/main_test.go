@@ -48,7 +48,7 @@ func TestScripts(t *testing.T) {
 			if strings.HasPrefix(name, "register") || strings.HasPrefix(name, "service") {
 				return startService(t, env)
 			}
-			if strings.HasPrefix(name, "capture") {
+			if strings.HasPrefix(name, "capture") || strings.HasPrefix(name, "scan") {
 				return startLines(env)
 			}
 			return nil
@@ -69,6 +69,14 @@ func startLines(env *testscript.Env) error {
 		return err
 	}
 	env.Defer(func() { _ = silent.Close() })
+	pump, err := serialbustest.NewUnitsLine([]serialbustest.Unit{{
+		Address: 2, Registers: map[uint16]uint16{0: 0}, Objects: map[byte]string{0: "Acme", 1: "H1", 2: "1.0"},
+	}})
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { _ = pump.Close() })
+	env.Setenv("PUMP", pump.Path())
 	env.Setenv("LINE", busy.Path())
 	env.Setenv("SILENT", silent.Path())
 	return nil

@@ -30,7 +30,7 @@ func newRootCommand() *cobra.Command {
 	})
 	root.AddCommand(newDeriveKeyCommand(), newRegisterCommand(),
 		newEnrollmentGroupCommand(), newEnrollmentCommand(), newRegistrationCommand(),
-		newSealedKeysCommand(), newCaptureCommand(), newPortsCommand())
+		newSealedKeysCommand(), newCaptureCommand(), newScanCommand(), newPortsCommand())
 	return root
 }
 

@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/contoso/gatewayd/gateway/config"
@@ -75,6 +76,9 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 	}
 	if cfg.Allocation != nil {
 		if g.webhook, err = newWebhook(*cfg.Allocation, opts.Webhook, g.log); err != nil {
+			if passing(err) {
+				return nil, err
+			}
 			return nil, &ConfigError{err}
 		}
 		g.tasks = append(g.tasks, g.webhook)
@@ -106,6 +110,12 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 		}
 	}
 	return g, nil
+}
+
+// passing tells whether listening may work a moment later: the address is in use
+// by a program that is about to end, or is not up yet while the machine starts.
+func passing(err error) bool {
+	return errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EADDRNOTAVAIL)
 }
 
 // newWorld makes what the appliances share; fleet is how many there are.

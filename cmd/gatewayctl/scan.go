@@ -31,13 +31,17 @@ It works without the daemon, which must not hold the port, and changes no settin
 any appliance. Ctrl-C ends it and shows what was found so far. It fails if nobody
 answers. Where another master talks it asks nothing more and says so.`,
 		Example: `  gatewayctl scan --port /dev/ttyUSB0 --driver modbus-rtu --units 1-32
-  gatewayctl scan --port /dev/ttyUSB0 --driver modbus-rtu --baud auto --fast`,
+  gatewayctl scan --port /dev/ttyUSB0 --driver modbus-rtu --baud auto --fast
+  gatewayctl scan --port /dev/ttyUSB0 --driver line --profile oven.toml`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "text" && output != "json" {
 				return wrongUsage(cmd, "--output %q is neither text nor json", output)
 			}
 			line.Driver, line.Parity = serialbus.Driver(driver), serialbus.Parity(parity)
+			if err := ownProfile(&line); err != nil {
+				return wrongUsage(cmd, "--profile %s: %v", line.Profile, err)
+			}
 			if line.AutoBaud = baud == "auto"; !line.AutoBaud && baud != "" {
 				n, err := strconv.Atoi(baud)
 				if err != nil {
@@ -61,13 +65,30 @@ answers. Where another master talks it asks nothing more and says so.`,
 	flags := cmd.Flags()
 	flags.StringVar(&line.Port, "port", "", "the tty of the line (required)")
 	flags.StringVar(&driver, "driver", "", "modbus-rtu or line (required)")
-	flags.StringVar(&line.Profile, "profile", "", "the profile of the product; the driver line needs one")
+	flags.StringVar(&line.Profile, "profile", "", "the profile of the product, by its name or as a file (x.toml); the driver line needs one")
 	flags.StringVar(&baud, "baud", "", "speed of the line, or auto to search it (default: the profile's)")
 	flags.StringVar(&parity, "parity", "", "parity of the line: none, even or odd (default: the profile's)")
 	flags.StringVar(&units, "units", "1-247", "the Modbus addresses to look at, such as 1-32,40")
 	flags.BoolVar(&fast, "fast", false, "leave out the slow second look at silent addresses")
 	flags.StringVarP(&output, "output", "o", "text", "text, or json: one object a line")
 	return cmd
+}
+
+// ownProfile reads a profile that was given as a file, as a site writes its own.
+func ownProfile(line *serialbus.Config) error {
+	if !strings.HasSuffix(line.Profile, ".toml") {
+		return nil
+	}
+	text, err := readFile(line.Profile)
+	if err != nil {
+		return err
+	}
+	profile, err := serialbus.ParseProfile(text)
+	if err != nil {
+		return err
+	}
+	line.Profile, line.Profiles = profile.Name, []serialbus.Profile{profile}
+	return nil
 }
 
 // scanRow is an appliance as -o json shows it, and troubleRow a diagnosis.

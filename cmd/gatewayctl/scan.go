@@ -95,6 +95,7 @@ func ownProfile(line *serialbus.Config) error {
 type scanRow struct {
 	Unit           int    `json:"unit"`
 	Heard          string `json:"heard"`
+	Speed          string `json:"speed"`
 	Vendor         string `json:"vendor,omitempty"`
 	Model          string `json:"model,omitempty"`
 	Serial         string `json:"serial,omitempty"`
@@ -116,7 +117,11 @@ type troubleRow struct {
 // runScan scans a line and shows what came of it.
 func runScan(ctx context.Context, line serialbus.Config, fast, asJSON bool, out, errOut io.Writer) error {
 	bar := scanBar(errOut)
-	result, err := serialbus.Scan(ctx, line, serialbus.ScanOptions{Fast: fast}, func(p serialbus.Progress) { bar.draw(progressText(p)) })
+	speed := "" // as tried last; of the line where anybody answered
+	result, err := serialbus.Scan(ctx, line, serialbus.ScanOptions{Fast: fast}, func(p serialbus.Progress) {
+		speed = p.Speed
+		bar.draw(progressText(p))
+	})
 	bar.clear()
 	rows := newTable(out, "UNIT", "HEARD", "VENDOR", "MODEL", "SERIAL", "FIRMWARE", "REGISTRATION ID", "SOURCE", "SURE OF")
 	found, shown := 0, 0
@@ -132,7 +137,7 @@ func runScan(ctx context.Context, line serialbus.Config, fast, asJSON bool, out,
 			sure = string(id.Sure())
 		}
 		if asJSON {
-			if err := printJSON(out, scanRow{f.Unit, string(f.Heard), id.Vendor, id.Model, id.Serial, id.Firmware, id.RegistrationID, id.Source, sure}); err != nil {
+			if err := printJSON(out, scanRow{f.Unit, string(f.Heard), speed, id.Vendor, id.Model, id.Serial, id.Firmware, id.RegistrationID, id.Source, sure}); err != nil {
 				return err
 			}
 			continue
@@ -144,6 +149,9 @@ func runScan(ctx context.Context, line serialbus.Config, fast, asJSON bool, out,
 			return err
 		}
 	}
+	if !asJSON && line.AutoBaud && found > 0 {
+		fmt.Fprintf(out, "The line talks at %s.\n", speed)
+	}
 	for _, d := range result.Diagnoses {
 		if asJSON {
 			if err := printJSON(out, troubleRow{string(d.Kind), d.Units, d.Heard, d.Verdict, d.Owner, d.Next}); err != nil {
@@ -152,6 +160,9 @@ func runScan(ctx context.Context, line serialbus.Config, fast, asJSON bool, out,
 			continue
 		}
 		fmt.Fprintf(out, "%s.\n  Heard: %s.\n  Next: %s\n  Kind: %s\n", d.Verdict, d.Heard, d.Next, d.Kind)
+	}
+	if left := unitsLeft(line.Units, result.Findings, fast); err != nil && left != "" && len(result.Findings) > 0 {
+		defer fmt.Fprintf(errOut, "  Next: --units %s scans the rest.\n", left)
 	}
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -163,6 +174,31 @@ func runScan(ctx context.Context, line serialbus.Config, fast, asJSON bool, out,
 		return errReported
 	}
 	return nil
+}
+
+// unitsLeft lists, as --units takes them, the addresses that a stopped scan has not looked at, or not as well as it was
+// to: a silent one is looked at a second time unless the scan is fast.
+func unitsLeft(units []byte, findings []serialbus.Finding, fast bool) string {
+	looked := make(map[int]bool)
+	for _, f := range findings {
+		looked[f.Unit] = fast || f.Slow || f.Heard != serialbus.HeardSilence
+	}
+	var left []string
+	for i := 0; i < len(units); i++ {
+		if looked[int(units[i])] {
+			continue
+		}
+		first := units[i]
+		for i+1 < len(units) && units[i+1] == units[i]+1 && !looked[int(units[i+1])] {
+			i++
+		}
+		if text := strconv.Itoa(int(first)); units[i] == first {
+			left = append(left, text)
+		} else {
+			left = append(left, text+"-"+strconv.Itoa(int(units[i])))
+		}
+	}
+	return strings.Join(left, ",")
 }
 
 // scanBar is the progress line where standard error is a terminal, else nil.
@@ -179,9 +215,9 @@ func scanBar(errOut io.Writer) *progressLine {
 	}}
 }
 
-// progressText is one line of progress, in ASCII, which progressLine can cut.
+// progressText is one line of progress, in ASCII, which progressLine can cut. It fits a terminal of 80 columns.
 func progressText(p serialbus.Progress) string {
-	const width = 20
+	const width = 12
 	full := p.Percent * width / 100
 	return fmt.Sprintf("[%s%s] %3d%%  unit %d, %s, %s, about %s left, %d found",
 		strings.Repeat("#", full), strings.Repeat(".", width-full), p.Percent, p.Unit, p.Step, p.Speed, p.Left.Round(time.Second), p.Found)

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -425,6 +426,12 @@ func (u ScriptUnit) at(address byte) (Unit, error) {
 // putSettings adds the registers that can be written.
 func (u *Unit) putSettings(all []ScriptSetting) error {
 	for _, s := range all {
+		if s.Min == 0 && s.Max == 0 {
+			s.Max = 0xFFFF // or the greatest of its words
+			if len(s.Words) > 0 {
+				s.Max = slices.Max(slices.Collect(maps.Values(s.Words)))
+			}
+		}
 		u.Settings = append(u.Settings, Setting{
 			Name: s.Name, Register: s.Register, Min: s.Min, Max: s.Max, Words: s.Words, Scale: s.Scale,
 			Settle: time.Duration(s.Settle), Stuck: s.Stuck,

@@ -124,6 +124,27 @@ speaks = "nothing"
 	}
 }
 
+// TestScriptSettingBounds: a setting that names no bounds takes its words, or anything.
+func TestScriptSettingBounds(t *testing.T) {
+	for _, tc := range []struct {
+		name, keys string
+		min, max   uint16
+	}{
+		{"none", "", 0, 0xFFFF},
+		{"words", "words = { off = 0, on = 1, boost = 3 }", 0, 3},
+		{"only a maximum", "max = 1", 0, 1},
+		{"both", "min = 4\nmax = 9\nwords = { a = 5 }", 4, 9},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			lines := startScript(t, "[[line]]\nspeaks = \"modbus-rtu\"\n[[line.unit]]\nunits = \"1\"\n[[line.unit.setting]]\nname = \"s\"\nregister = 7\n"+tc.keys+"\n")
+			s := lines[0].device.appliance(1).(*machine).Settings[0]
+			if s.Min != tc.min || s.Max != tc.max {
+				t.Errorf("takes %d to %d, want %d to %d", s.Min, s.Max, tc.min, tc.max)
+			}
+		})
+	}
+}
+
 func TestScriptsRefused(t *testing.T) {
 	for name, tc := range map[string]struct{ text, says string }{
 		"no TOML":        {"[[line", "no TOML"},

@@ -144,6 +144,22 @@ func ParseProfile(text []byte) (Profile, error) {
 	return p, nil
 }
 
+// unknownKeysError names the keys that no profile has, in one line. The decoder's own text draws a picture of several.
+type unknownKeysError struct{ cause *toml.StrictMissingError }
+
+// Error implements error.
+func (e *unknownKeysError) Error() string {
+	var all []string
+	for _, one := range e.cause.Errors {
+		row, _ := one.Position()
+		all = append(all, fmt.Sprintf("line %d: unknown key %q", row, strings.Join(one.Key(), ".")))
+	}
+	return strings.Join(all, "; ")
+}
+
+// Unwrap returns the decoder's error.
+func (e *unknownKeysError) Unwrap() error { return e.cause }
+
 // parseProfile reads a profile file; unknown keys are refused.
 func parseProfile(text []byte) (profile, error) {
 	var p profile
@@ -151,7 +167,7 @@ func parseProfile(text []byte) (profile, error) {
 	if err := decoder.Decode(&p); err != nil {
 		var unknown *toml.StrictMissingError
 		if errors.As(err, &unknown) {
-			return profile{}, fmt.Errorf("unknown keys: %w\n%s", unknown, unknown.String())
+			return profile{}, &unknownKeysError{unknown}
 		}
 		return profile{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -60,9 +61,34 @@ func located(path string, err error, into reflect.Type) error {
 	var decode *toml.DecodeError
 	if errors.As(err, &decode) {
 		row, column := decode.Position()
-		return fmt.Errorf("%s:%d:%d: %s", path, row, column, strings.TrimPrefix(decode.Error(), "toml: "))
+		return fmt.Errorf("%s:%d:%d: %s", path, row, column, wrongType.ReplaceAllStringFunc(strings.TrimPrefix(decode.Error(), "toml: "), typeInWords))
 	}
 	return fmt.Errorf("%s: %w", path, err)
+}
+
+// wrongType is what the decoder says of a value of another type than its key has, with names of this program's types
+// that mean nothing to who writes the file.
+var wrongType = regexp.MustCompile(`^cannot decode TOML (\w+) into (?:struct field \S+|a Go value) of type (\S+)$`)
+
+// typeInWords says the same in the words of the file format.
+func typeInWords(message string) string {
+	parts := wrongType.FindStringSubmatch(message)
+	wanted := parts[2]
+	switch {
+	case wanted == "string", strings.HasSuffix(wanted, ".Parity"), strings.HasSuffix(wanted, ".Driver"):
+		wanted = `text between quotes, such as "500ms"`
+	case wanted == "bool":
+		wanted = "true or false"
+	case strings.HasPrefix(wanted, "int"), strings.HasPrefix(wanted, "uint"):
+		wanted = "a whole number without quotes"
+	case strings.HasPrefix(wanted, "float"):
+		wanted = "a number without quotes"
+	case strings.HasPrefix(wanted, "[]"):
+		wanted = "a list between brackets"
+	default:
+		wanted = "another type"
+	}
+	return fmt.Sprintf("a TOML %s stands here; allowed is %s", parts[1], wanted)
 }
 
 // nearestKey names the known key of the same table that is nearest to an

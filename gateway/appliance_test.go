@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -693,6 +694,28 @@ func TestConflictDuringRegistration(t *testing.T) {
 		}
 		r.supervisor.heard(t.Context(), other, serialbus.Event{Kind: serialbus.Lost})
 		r.wantState(t, StateConfigured)
+	})
+}
+
+// TestConflictDuringWriting: a refusal that ends a write does not speak over the conflict that came meanwhile.
+func TestConflictDuringWriting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		r := newRig(t, t.TempDir(), assign, func(serialbus.Settings) (serialbus.Applied, error) {
+			time.Sleep(time.Minute)
+			return serialbus.Applied{}, &serialbus.RejectedError{Property: "darknessSetting", Reason: "too dark"}
+		})
+		r.world.log = slog.New(slog.NewTextHandler(&log, nil))
+		other := &line{Bus: config.Bus{Line: serialbus.Config{Name: "attic", Port: "/dev/ttyUSB1"}}, bus: busFunc(agreeable)}
+		r.plugIn(t)
+		r.wantState(t, StateConnected)
+		r.supervisor.heard(t.Context(), other, serialbus.Event{Kind: serialbus.Found, Identity: toaster})
+		time.Sleep(2 * time.Minute)
+		r.wantState(t, StateConflict)
+		r.stop()
+		if text := log.String(); !strings.Contains(text, "appliance conflict") || strings.Contains(text, "appliance stays") {
+			t.Errorf("the log says:\n%s", text)
+		}
 	})
 }
 

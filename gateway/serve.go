@@ -302,6 +302,9 @@ func (a *appliance) setTrouble(ctx context.Context, version int64, t *Trouble) {
 		r.Error = t
 		a.facts.version = version
 	})
+	if a.conflicting() {
+		return // which was told, and is what counts now
+	}
 	a.log.Warn("appliance stays "+string(StateConnected), "verdict", t.Verdict, "owner", t.Owner, "next", t.Next)
 }
 

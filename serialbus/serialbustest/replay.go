@@ -106,6 +106,9 @@ func (p *player) silence() { p.buf = nil }
 
 // hear implements device.
 func (p *player) hear(data []byte, _ time.Time, _ decision) []exchange {
+	if len(p.script) == 0 {
+		return nil // what was overheard plays by itself, and is heard here too
+	}
 	p.buf = append(p.buf, data...)
 	var done []exchange
 	for len(p.buf) > 0 {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,6 +52,27 @@ func TestWholeServerInABubble(t *testing.T) {
 
 // TestWebhookOverTLS calls a webhook whose certificate only its own CA file
 // vouches for, and prints the exchange.
+// lockedBuffer may be read while the server still writes: a registration that is begun while Run reads the unfinished
+// ones asks the webhook twice.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+// Write implements [io.Writer].
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+// String returns what was written so far.
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
 func TestWebhookOverTLS(t *testing.T) {
 	hook := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("code") != "SECRET" || r.Header.Get("Content-Type") != "application/json; charset=utf-8" || r.Method != "POST" {
@@ -66,7 +88,7 @@ func TestWebhookOverTLS(t *testing.T) {
 	}
 	cfg := testConfig()
 	cfg.RetryAfter = 0
-	var logWebhook bytes.Buffer
+	var logWebhook lockedBuffer
 	cfg.EnrollmentGroups[0].WebhookURL = Secret(hook.URL + "/api/HttpTrigger1?code=SECRET")
 	cfg.EnrollmentGroups[0].WebhookCAFile = caFile
 	s := start(t, cfg, Options{LogWebhook: &logWebhook})

@@ -194,9 +194,11 @@ func (b *Bus) session(ctx context.Context) (free <-chan struct{}, err error) {
 	b.up, b.port = time.Now(), p
 	defer func() { b.port = nil }()
 	b.errors, _ = p.Errors() // a driver that counts nothing leaves them zero
+	b.diagnoser.counted = b.errors
 	b.log.Info("the line is up")
 	b.events(Event{Kind: LineUp})
 	err = b.work(ctx, p)
+	b.countErrors() // while the port can be asked
 	return p.Close(), err
 }
 

@@ -20,6 +20,8 @@ const (
 type diagnoser struct {
 	told   []Diagnosis
 	judged time.Time // when the line was judged last; zero = not yet
+
+	counted LineErrors // by the port's driver, when it was judged last or opened
 }
 
 // heardLook takes in what came of a look, as far as the driver does not tell the traffic itself.
@@ -45,11 +47,32 @@ func (b *Bus) diagnoseInTime() {
 		return
 	}
 	b.tellDiagnoses(b.judgement())
+	b.forgetTraffic()
+}
+
+// forgetTraffic begins to listen anew.
+func (b *Bus) forgetTraffic() {
+	b.countErrors()
+	b.diagnoser.counted = b.diagnoser.counted.plus(b.habits.traffic.errors)
 	b.habits.traffic = traffic{}
 }
 
 // judgement is what is wrong with the line by what was heard since it was last judged.
-func (b *Bus) judgement() []Diagnosis { return judge(&b.habits.traffic, b.cfg.Driver, b.speed) }
+func (b *Bus) judgement() []Diagnosis {
+	b.countErrors()
+	return judge(&b.habits.traffic, b.cfg.Driver, b.speed)
+}
+
+// countErrors takes in what the port's driver has counted since the line was last judged. Of a driver that does not
+// count, and of a port that is closed or gone, nothing more is learned.
+func (b *Bus) countErrors() {
+	if b.port == nil {
+		return
+	}
+	if now, err := b.port.Errors(); err == nil {
+		b.habits.traffic.errors = now.since(b.diagnoser.counted)
+	}
+}
 
 // tellDiagnoses tells what is wrong, if that is something else than what was told.
 func (b *Bus) tellDiagnoses(now []Diagnosis) {
@@ -113,7 +136,7 @@ func (b *Bus) giveWay(ctx context.Context, p port) error {
 		}
 	}
 	b.log.Info("the other master is silent; asking again")
-	*t = traffic{}
+	b.forgetTraffic()
 	b.tellDiagnoses(nil)
 	return nil
 }

@@ -182,7 +182,7 @@ func judge(t *traffic, driver Driver, at speed) []Diagnosis {
 		if len(at) > 0 {
 			heard += " at " + unitsInWords(at)
 		}
-		all = append(all, diagnosed(NoisyLine, heard+unaskedInWords(t)))
+		all = append(all, diagnosed(NoisyLine, heard+unaskedInWords(t)+errorsInWords(t)))
 	}
 	if t.late >= few && 50*t.late >= t.intact() {
 		all = append(all, diagnosed(LateReplies, fmt.Sprintf("%s in time, %d too late", count(t.intact(), "reply"), t.late)))
@@ -194,8 +194,8 @@ func judge(t *traffic, driver Driver, at speed) []Diagnosis {
 func judgeDumb(t *traffic, driver Driver, at speed) Diagnosis {
 	const few = 3
 	asked := fmt.Sprintf("%s at %s", count(t.requests, "request"), at)
-	heard := fmt.Sprintf("%s: no good reply, bytes without a valid checksum after %d of them%s%s",
-		asked, t.damaged, damageInWords(t), unaskedInWords(t))
+	heard := fmt.Sprintf("%s: no good reply, bytes without a valid checksum after %d of them%s%s%s",
+		asked, t.damaged, damageInWords(t), unaskedInWords(t), errorsInWords(t))
 	switch {
 	case driver == DriverLine && t.damaged == 0:
 		d := diagnosed(SilentLine, asked+", no reply")
@@ -205,6 +205,8 @@ func judgeDumb(t *traffic, driver Driver, at speed) Diagnosis {
 		d := diagnosed(WrongSpeed, heard)
 		d.Next = "Set the speed and parity of the appliance's manual, and check that the profile is the one of this appliance."
 		return d
+	case t.damaged == 0 && t.errors.Break >= few: // held low, as by swapped wires
+		return diagnosed(BadWiring, asked+", no reply"+errorsInWords(t))
 	case t.damaged == 0 && t.burst < few:
 		heard := asked + ", no reply"
 		if t.echoes > 0 {
@@ -215,6 +217,9 @@ func judgeDumb(t *traffic, driver Driver, at speed) Diagnosis {
 		return diagnosed(BadWiring, heard)
 	default:
 		d := diagnosed(WrongSpeed, heard)
+		if t.errors.Parity >= few && t.errors.Frame == 0 {
+			d.Next = "The port counted wrong parity bits and no wrong stop bits, so the speed is right and the parity is not: set that of the appliance's manual."
+		}
 		if units := t.damagedAt(); len(units) == 1 && len(t.units) > 1 {
 			d.Next += fmt.Sprintf(" If they are right, look for two appliances with address %d.", units[0])
 		}
@@ -291,6 +296,14 @@ func unaskedInWords(t *traffic) string {
 		text += fmt.Sprintf("; %s it did not fall silent for half a second", count(t.unrest, "time"))
 	}
 	return text
+}
+
+// errorsInWords tells what the port's driver counted, if it counts and there was anything.
+func errorsInWords(t *traffic) string {
+	if t.errors == (LineErrors{}) {
+		return ""
+	}
+	return "; characters that the port could not take: " + t.errors.String()
 }
 
 // count is a number with its noun.

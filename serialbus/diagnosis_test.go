@@ -81,6 +81,16 @@ func hearings(t *testing.T) []struct {
 		{"garbage of any length", new().garbled(1, 3, 1, 40, 3).garbled(2, 3, 17, 90, 2), []DiagnosisKind{BadWiring}},
 		{"garbage while nobody is asked", new().silent(1).garbled(2, 3, 7).heard(t, "00 00 FF").heard(t, "00").heard(t, "FE 00"), []DiagnosisKind{BadWiring}},
 		{"a line that never rests", func() *hearing { h := new().garbled(1, 3, 260, 250, 255); h.unrest = 3; return h }(), []DiagnosisKind{BadWiring}},
+		{"garbage with wrong parity bits only", func() *hearing {
+			h := new().garbled(1, 3, 7, 7, 7)
+			h.errors = LineErrors{Parity: 12}
+			return h
+		}(), []DiagnosisKind{WrongSpeed}},
+		{"nobody, and a line that is held low", func() *hearing {
+			h := new().silent(1, 2, 3)
+			h.errors = LineErrors{Frame: 3, Break: 3}
+			return h
+		}(), []DiagnosisKind{BadWiring}},
 		{"some replies damaged everywhere", new().data(1, 3, 10).data(2, 3, 10).garbled(1, 3, 7, 7).garbled(2, 3, 7, 9), []DiagnosisKind{NoisyLine}},
 		{"good replies, and garbage between them", new().data(1, 3, 20).heard(t, "FF").heard(t, "00 FF").heard(t, "FF"), []DiagnosisKind{NoisyLine}},
 		{"damage at one address only", new().data(1, 3, 10).data(2, 3, 10).garbled(7, 3, 7, 7, 7), []DiagnosisKind{AddressClash}},
@@ -298,6 +308,30 @@ func TestDiagnosisComesAndGoes(t *testing.T) {
 		b.after(10 * time.Minute)
 		if len(b.faults) != 2 || len(b.faults[0]) != 1 || b.faults[0][0].Kind != SilentLine || len(b.faults[1]) != 0 {
 			t.Errorf("told %v", b.faults)
+		}
+	})
+}
+
+// TestDiagnosisGoesByThePortsCounters: what the port's driver counted counts once, from judgement to judgement.
+func TestDiagnosisGoesByThePortsCounters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := &village{delays: map[byte]time.Duration{1: 5 * ms}}
+		v.gone.Store(true)
+		w := &wire{answer: v.answer, errors: LineErrors{Break: 9}} // from before the line came up
+		b := runWire(t, w, func(c *Config) { c.Units = []byte{1, 2} })
+		b.after(10 * time.Minute)
+		w.mu.Lock()
+		w.errors.Break += 5
+		w.mu.Unlock()
+		b.after(20 * time.Minute)
+		var got []DiagnosisKind
+		for _, told := range b.faults {
+			for _, d := range told {
+				got = append(got, d.Kind)
+			}
+		}
+		if diff := cmp.Diff([]DiagnosisKind{SilentLine, BadWiring, SilentLine}, got); diff != "" {
+			t.Error(diff)
 		}
 	})
 }

@@ -22,6 +22,11 @@ func (e LineErrors) since(before LineErrors) LineErrors {
 	return LineErrors{e.Frame - before.Frame, e.Parity - before.Parity, e.Overrun - before.Overrun, e.Break - before.Break}
 }
 
+// plus returns the sum of two readings.
+func (e LineErrors) plus(more LineErrors) LineErrors {
+	return LineErrors{e.Frame + more.Frame, e.Parity + more.Parity, e.Overrun + more.Overrun, e.Break + more.Break}
+}
+
 // String returns the counters that are not zero in words, e.g. "3 framing, 1 parity"; "none" if all are.
 func (e LineErrors) String() string {
 	var parts []string

@@ -206,7 +206,7 @@ func (b *Bus) speedFound(first *place) {
 	b.log.Info("the speed of the line is found", "speed", b.speed.String(), "appliance", first.unit)
 	b.search.sure = true
 	b.habits.answered = time.Now()
-	b.habits.traffic = traffic{} // what was heard at other speeds tells nothing
+	b.forgetTraffic() // what was heard at other speeds tells nothing
 	for _, p := range b.places {
 		p.seen, p.due = seenNever, time.Time{}
 	}

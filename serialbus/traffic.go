@@ -25,6 +25,7 @@ type traffic struct {
 	burst   int      // runs of bytes without a valid checksum while nobody was asked
 	unasked int      // how many bytes these were
 	unrest  int      // times that the line did not fall silent for half a second
+	errors  LineErrors
 }
 
 // tally counts requests by what came of them.

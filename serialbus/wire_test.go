@@ -29,6 +29,7 @@ type wire struct {
 	lost    bool
 	closed  bool
 	moved   bool // its name leads to another device
+	errors  LineErrors
 }
 
 type arrival struct {
@@ -105,7 +106,11 @@ func (w *wire) Check() error {
 	return nil
 }
 
-func (w *wire) Errors() (LineErrors, error) { return LineErrors{}, nil }
+func (w *wire) Errors() (LineErrors, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.errors, nil
+}
 
 func (w *wire) Close() <-chan struct{} {
 	w.mu.Lock()

@@ -27,6 +27,9 @@ type Decision struct {
 	// did not tell.
 	RegistrationID string
 
+	// Rule names the rule of the policy that decided, or is empty.
+	Rule string
+
 	// AssignedHub is the hub that the answer names, or empty.
 	AssignedHub string
 
@@ -63,6 +66,9 @@ func (d *Decision) log(ctx context.Context, logger *slog.Logger, cause error) {
 	}
 	if d.AssignedHub != "" {
 		attrs = append(attrs, slog.String("hub", d.AssignedHub))
+	}
+	if d.Rule != "" {
+		attrs = append(attrs, slog.String("rule", shorten(d.Rule, maxLoggedID)))
 	}
 	if cause != nil {
 		attrs = append(attrs, slog.Any("err", cause))

@@ -4,6 +4,7 @@ package allocation
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -22,17 +23,6 @@ const maxBody = 256 << 10
 
 // maxRefusal bounds the text of a refusal, in bytes.
 const maxRefusal = 1 << 10
-
-// Policy decides where an appliance belongs. Decide is pure: it does no I/O,
-// keeps no state, and gives the same answer for the same request. It is called
-// from many goroutines at once.
-//
-// An error of type [Refusal] ends the registration for good. Any other error, a
-// panic, and a hub that is not one of the request's LinkedHubs are trouble of
-// our own, after which the service asks again.
-type Policy interface {
-	Decide(request Request) (Response, error)
-}
 
 // Config is what a [Handler] is made of.
 type Config struct {
@@ -54,7 +44,7 @@ type Config struct {
 
 // Handler serves the webhook at POST /api/{any name}.
 type Handler struct {
-	policy  Policy
+	policy  atomic.Pointer[Policy]
 	keys    atomic.Pointer[[]FunctionKey]
 	logger  *slog.Logger
 	observe func(Decision)
@@ -64,7 +54,6 @@ type Handler struct {
 // NewHandler makes a webhook from cfg.
 func NewHandler(cfg Config) *Handler {
 	h := &Handler{
-		policy:  cfg.Policy,
 		logger:  cfg.Logger,
 		observe: cfg.Observe,
 		mux:     http.NewServeMux(),
@@ -72,11 +61,16 @@ func NewHandler(cfg Config) *Handler {
 	if h.logger == nil {
 		h.logger = slog.New(slog.DiscardHandler)
 	}
+	h.SetPolicy(cfg.Policy)
 	keys := slices.Clone(cfg.FunctionKeys)
 	h.keys.Store(&keys)
 	h.mux.HandleFunc("/api/{function}", h.serveFunction)
 	return h
 }
+
+// SetPolicy puts a policy in the place of the one that decided until now. A
+// request is decided by one of the two, never by parts of both.
+func (h *Handler) SetPolicy(policy Policy) { h.policy.Store(&policy) }
 
 // SetKeys puts keys in the place of the ones that were valid until now. Where
 // there were keys an empty list is refused and the old ones stay: it would open
@@ -141,40 +135,40 @@ func (h *Handler) decide(w http.ResponseWriter, r *http.Request) result {
 	if err != nil {
 		return fromError(err)
 	}
-	asked := h.ask(request)
+	asked := h.ask(r.Context(), Question{Request: request})
 	asked.Request = redactBody(body)
 	asked.RegistrationID = orEmpty(request.DeviceRuntimeContext.RegistrationID)
 	return asked
 }
 
 // ask turns what the policy says into a decision.
-func (h *Handler) ask(request Request) result {
-	response, err := h.askPolicy(request)
+func (h *Handler) ask(ctx context.Context, question Question) result {
+	response, err := h.askPolicy(ctx, question)
 	if err != nil {
 		return fromError(err)
 	}
 	// The service fails a registration for a hub that it does not offer, and it
 	// does so for good; a policy with such a mistake should be mended instead.
-	if !slices.Contains(request.LinkedHubs, response.IoTHubHostName) {
+	if !slices.Contains(question.Request.LinkedHubs, response.IoTHubHostName) {
 		return unavailable(fmt.Errorf("the policy chose the hub %q, which is not one of the enrollment's linked hubs", shorten(response.IoTHubHostName, maxLoggedID)))
 	}
 	wire, err := response.Encode()
 	if err != nil {
 		return unavailable(err)
 	}
-	decision := Decision{Status: http.StatusOK, AssignedHub: response.IoTHubHostName, Response: redact(wire)}
+	decision := Decision{Status: http.StatusOK, Rule: response.Rule, AssignedHub: response.IoTHubHostName, Response: redact(wire)}
 	return result{Decision: decision, wire: wire}
 }
 
 // askPolicy calls the policy and turns a panic into an error, so that a mistake
 // in a policy costs one answer and not the connection.
-func (h *Handler) askPolicy(request Request) (response Response, err error) {
+func (h *Handler) askPolicy(ctx context.Context, question Question) (response Response, err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
 			err = fmt.Errorf("the policy panicked: %v\n%s", reason, debug.Stack())
 		}
 	}()
-	return h.policy.Decide(request)
+	return (*h.policy.Load()).Decide(ctx, question)
 }
 
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
@@ -190,7 +184,9 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 // fromError maps an error of the parser or of the policy to a status.
 func fromError(err error) result {
 	if refusal, ok := errors.AsType[Refusal](err); ok {
-		return refuse(http.StatusBadRequest, refusal.Message)
+		refused := refuse(http.StatusBadRequest, refusal.Message)
+		refused.Rule = refusal.Rule
+		return refused
 	}
 	return unavailable(err)
 }

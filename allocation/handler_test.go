@@ -4,6 +4,7 @@ package allocation
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -24,7 +25,9 @@ import (
 // policyFunc is a policy for one test.
 type policyFunc func(Request) (Response, error)
 
-func (f policyFunc) Decide(request Request) (Response, error) { return f(request) }
+func (f policyFunc) Decide(_ context.Context, question Question) (Response, error) {
+	return f(question.Request)
+}
 
 // post sends one request to handler and gives the whole answer.
 func post(handler http.Handler, target, body string) *httptest.ResponseRecorder {
@@ -70,7 +73,7 @@ func TestStatusContract(t *testing.T) {
 	broken := policyFunc(func(Request) (Response, error) {
 		return Response{IoTHubHostName: "a-toasters-1", Payload: json.RawMessage(`{`)}, nil
 	})
-	wordy := policyFunc(func(Request) (Response, error) { return Response{}, Refusal{"not\r\nhere,\tsorry"} })
+	wordy := policyFunc(func(Request) (Response, error) { return Response{}, Refusal{Message: "not\r\nhere,\tsorry"} })
 
 	tests := []struct {
 		name           string
@@ -272,11 +275,11 @@ func TestDecisions(t *testing.T) {
 			name: "assigned", target: "/api/f?code=" + keyOne, policy: Tutorial(),
 			body: `{"enrollmentGroup":{"customAllocationDefinition":{"webhookUrl":"https://h/f?code=` + keyOne + `"}},"deviceRuntimeContext":{"registrationId":"a-contoso-tstrsd-007","symmetricKey":{"primaryKey":"SECRET"}},"linkedHubs":["a-toasters-1"]}`,
 			want: Decision{
-				RegistrationID: "a-contoso-tstrsd-007", AssignedHub: "a-toasters-1", Status: 200,
+				RegistrationID: "a-contoso-tstrsd-007", Rule: "toasters", AssignedHub: "a-toasters-1", Status: 200,
 				Request:  json.RawMessage(`{"enrollmentGroup":{"customAllocationDefinition":{"webhookUrl":"https://h/f?****"}},"deviceRuntimeContext":{"registrationId":"a-contoso-tstrsd-007","symmetricKey":{"primaryKey":"[redacted]"}},"linkedHubs":["a-toasters-1"]}`),
 				Response: json.RawMessage(`{"iotHubHostName":"a-toasters-1",` + toasterTwin + `}`),
 			},
-			wantLog: `{"level":"INFO","msg":"webhook processed a request","registration_id":"a-contoso-tstrsd-007","status":200,"duration":1000000000,"hub":"a-toasters-1",` +
+			wantLog: `{"level":"INFO","msg":"webhook processed a request","registration_id":"a-contoso-tstrsd-007","status":200,"duration":1000000000,"hub":"a-toasters-1","rule":"toasters",` +
 				`"request_body":"{\"enrollmentGroup\":{\"customAllocationDefinition\":{\"webhookUrl\":\"https://h/f?****\"}},\"deviceRuntimeContext\":{\"registrationId\":\"a-contoso-tstrsd-007\",\"symmetricKey\":{\"primaryKey\":\"[redacted]\"}},\"linkedHubs\":[\"a-toasters-1\"]}",` +
 				`"response":"{\"iotHubHostName\":\"a-toasters-1\",\"initialTwin\":{\"properties\":{\"desired\":{\"state\":\"ready\",\"darknessSetting\":\"medium\"}},\"tags\":{\"deviceType\":\"toaster\"}}}"}`,
 		},
@@ -284,16 +287,16 @@ func TestDecisions(t *testing.T) {
 			name: "refused", target: "/api/f?code=" + keyOne, policy: Tutorial(),
 			body: `{"deviceRuntimeContext":{"registrationId":"kettle"},"linkedHubs":["a"]}`,
 			want: Decision{
-				RegistrationID: "kettle", Status: 400, Refusal: "Unrecognized device registration.",
+				RegistrationID: "kettle", Rule: "unrecognized", Status: 400, Refusal: "Unrecognized device registration.",
 				Request: json.RawMessage(`{"deviceRuntimeContext":{"registrationId":"kettle"},"linkedHubs":["a"]}`),
 			},
-			wantLog: `{"level":"INFO","msg":"webhook processed a request","registration_id":"kettle","status":400,"duration":1000000000,` +
+			wantLog: `{"level":"INFO","msg":"webhook processed a request","registration_id":"kettle","status":400,"duration":1000000000,"rule":"unrecognized",` +
 				`"request_body":"{\"deviceRuntimeContext\":{\"registrationId\":\"kettle\"},\"linkedHubs\":[\"a\"]}","response":"Unrecognized device registration."}`,
 		},
 		{
 			name: "empty body", target: "/api/f?code=" + keyOne, policy: Tutorial(),
-			want:    Decision{Status: 400, Refusal: "Registration ID not provided for the device."},
-			wantLog: `{"level":"INFO","msg":"webhook processed a request","registration_id":"","status":400,"duration":1000000000,"response":"Registration ID not provided for the device."}`,
+			want:    Decision{Rule: "no registration ID", Status: 400, Refusal: "Registration ID not provided for the device."},
+			wantLog: `{"level":"INFO","msg":"webhook processed a request","registration_id":"","status":400,"duration":1000000000,"rule":"no registration ID","response":"Registration ID not provided for the device."}`,
 		},
 		{
 			name: "wrong key", target: "/api/f?code=SECRETSECRETSECRET", policy: Tutorial(), body: `{}`,
@@ -315,7 +318,7 @@ func TestDecisions(t *testing.T) {
 				var seen []Decision
 				thoughtful := policyFunc(func(request Request) (Response, error) {
 					time.Sleep(time.Second)
-					return test.policy.Decide(request)
+					return test.policy.Decide(t.Context(), Question{Request: request})
 				})
 				handler := NewHandler(Config{
 					Policy: thoughtful, FunctionKeys: parseKeys(t, keyOne),

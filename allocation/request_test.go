@@ -129,7 +129,7 @@ func TestParseRequestRefuses(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			_, err := ParseRequest([]byte(test.body))
-			want := Refusal{"The request is not an AllocationRequest: " + test.want + "."}
+			want := Refusal{Message: "The request is not an AllocationRequest: " + test.want + "."}
 			if diff := cmp.Diff(error(want), err); diff != "" {
 				t.Errorf("error (-want +got):\n%s", diff)
 			}

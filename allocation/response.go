@@ -10,6 +10,10 @@ import (
 
 // Response is the AllocationResponse (dps-protocol 12.2).
 type Response struct {
+	// Rule names the rule of the policy that gave the answer, for the record; it
+	// is not part of the document.
+	Rule string `json:"-"`
+
 	// IoTHubHostName is the hub to assign; it must be one of the request's
 	// LinkedHubs.
 	IoTHubHostName string `json:"iotHubHostName"`
@@ -56,6 +60,10 @@ func (r Response) Encode() ([]byte, error) {
 type Refusal struct {
 	// Message is one line for the person who looks after the enrollment.
 	Message string
+
+	// Rule names the rule of the policy that refused, or is empty when the
+	// request did not get as far as the policy.
+	Rule string
 }
 
 // Error gives the message.

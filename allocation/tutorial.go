@@ -3,6 +3,7 @@
 package allocation
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 )
@@ -29,29 +30,30 @@ func Tutorial() TutorialPolicy { return TutorialPolicy{} }
 // Decide answers with a hub and an initial twin, or with a [Refusal]. The checks
 // keep the order of the tutorial's function, because an operator may know its
 // refusals by heart.
-func (TutorialPolicy) Decide(request Request) (Response, error) {
+func (TutorialPolicy) Decide(_ context.Context, question Question) (Response, error) {
+	request := question.Request
 	id := request.DeviceRuntimeContext.RegistrationID
 	if id == nil {
-		return Response{}, Refusal{"Registration ID not provided for the device."}
+		return Response{}, Refusal{Message: "Registration ID not provided for the device.", Rule: "no registration ID"}
 	}
 	if request.LinkedHubs == nil {
-		return Response{}, Refusal{"No hub group defined for the enrollment."}
+		return Response{}, Refusal{Message: "No hub group defined for the enrollment.", Rule: "no hub group"}
 	}
 	switch {
 	case strings.Contains(*id, toasterModel):
 		hub, ok := lastContaining(request.LinkedHubs, "-toasters-")
 		if !ok {
-			return Response{}, Refusal{"No toasters hub found for the enrollment."}
+			return Response{}, Refusal{Message: "No toasters hub found for the enrollment.", Rule: "toasters"}
 		}
-		return Response{IoTHubHostName: hub, InitialTwin: toasterTwin()}, nil
+		return Response{Rule: "toasters", IoTHubHostName: hub, InitialTwin: toasterTwin()}, nil
 	case strings.Contains(*id, heatPumpModel):
 		hub, ok := lastContaining(request.LinkedHubs, "-heatpumps-")
 		if !ok {
-			return Response{}, Refusal{"No heat pumps hub found for the enrollment."}
+			return Response{}, Refusal{Message: "No heat pumps hub found for the enrollment.", Rule: "heat pumps"}
 		}
-		return Response{IoTHubHostName: hub, InitialTwin: heatPumpTwin()}, nil
+		return Response{Rule: "heat pumps", IoTHubHostName: hub, InitialTwin: heatPumpTwin()}, nil
 	default:
-		return Response{}, Refusal{"Unrecognized device registration."}
+		return Response{}, Refusal{Message: "Unrecognized device registration.", Rule: "unrecognized"}
 	}
 }
 

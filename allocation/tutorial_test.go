@@ -16,7 +16,7 @@ const (
 // refusal.
 func decideText(t *testing.T, policy Policy, request Request) string {
 	t.Helper()
-	response, err := policy.Decide(request)
+	response, err := policy.Decide(t.Context(), Question{Request: request})
 	if refusal, ok := errors.AsType[Refusal](err); ok {
 		return "refused: " + refusal.Message
 	}
@@ -41,7 +41,7 @@ func TestTutorialVectors(t *testing.T) {
 			DeviceRuntimeContext: DeviceRuntimeContext{RegistrationID: row.RegistrationID},
 			LinkedHubs:           row.LinkedHubs,
 		}
-		response, err := Tutorial().Decide(request)
+		response, err := Tutorial().Decide(t.Context(), Question{Request: request})
 		refusal, _ := errors.AsType[Refusal](err)
 		if response.IoTHubHostName != row.ExpectHub || refusal.Message != row.ExpectText {
 			t.Errorf("%s: got hub %q and refusal %q, want %q and %q", orEmpty(row.RegistrationID),

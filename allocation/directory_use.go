@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package allocation
+
+import (
+	"context"
+	"time"
+)
+
+// Directory finds the row of the site's device directory for a registration ID.
+// A registration ID that the directory does not have gives false and no error;
+// every error is trouble of our own. The ID is in lower case (dps-protocol 2.2).
+// Lookup is called from many goroutines at once and ends when ctx does.
+type Directory interface {
+	Lookup(ctx context.Context, registrationID string) (row Row, found bool, err error)
+}
+
+// DirectoryUser is implemented by a [Policy] that may read the device directory.
+// A policy that does not implement it never does.
+type DirectoryUser interface {
+	DirectoryUse() DirectoryUse
+}
+
+// DirectoryUse is what a policy wants of the device directory. It is the same
+// for the life of the policy.
+type DirectoryUse struct {
+	// Used is whether the policy reads the directory at all. Nothing is looked
+	// up for one that does not, and the other fields have no meaning then.
+	Used bool
+
+	// Missing says what happens to a registration ID without a row, an invalid
+	// one included. Empty means [DirectoryRetry].
+	Missing DirectoryOutcome
+
+	// Refusal is the sentence of [DirectoryRefuse].
+	Refusal string
+
+	// Unavailable says what happens when the directory does not answer in time
+	// or at all, or answers with a row that Columns does not fit. It is
+	// [DirectoryRetry], also when empty, or [DirectoryDefault]; never a refusal,
+	// because trouble of our own is none of the device's.
+	Unavailable DirectoryOutcome
+
+	// Default is the row of [DirectoryDefault].
+	Default Row
+
+	// Timeout bounds one lookup; zero means [DefaultDirectoryTimeout].
+	Timeout time.Duration
+
+	// Columns are the columns that the policy reads, and what they hold. Others
+	// are left out of the question. Nil leaves nothing out and checks nothing.
+	Columns map[string]ColumnType
+}
+
+// DefaultDirectoryTimeout is how long a lookup may take, unless the policy says
+// otherwise. The service waits about half a minute for an answer.
+const DefaultDirectoryTimeout = 2 * time.Second
+
+// DirectoryOutcome says how a decision goes on without a row of its own.
+type DirectoryOutcome string
+
+// The outcomes, in the words of a policy's file.
+const (
+	DirectoryRetry   DirectoryOutcome = "retry"   // 503: the service asks again
+	DirectoryRefuse  DirectoryOutcome = "refuse"  // 400 with the policy's sentence
+	DirectoryDefault DirectoryOutcome = "default" // the policy decides on the default row
+)
+
+// ColumnType is what a column of the directory holds.
+type ColumnType string
+
+// The types of columns, in the words of a policy's file.
+const (
+	ColumnText   ColumnType = "text"   // a string
+	ColumnNumber ColumnType = "number" // an int64 or a float64
+	ColumnBool   ColumnType = "bool"   // a bool, or the int64 0 or 1, which databases keep for one
+)

@@ -130,3 +130,20 @@ func FuzzScan(f *testing.F) {
 		}
 	})
 }
+
+// FuzzCertificate gives anything as the context of a certificate: what is found
+// is never empty.
+func FuzzCertificate(f *testing.F) {
+	f.Add([]byte(`{"clientCertificates":{"primary":{"certificate":"MIIB","info":{"subjectName":"CN=a"}}}}`))
+	f.Add([]byte(`{"certificateInfo":{},"signingCertificateInfo":{"version":1e99}}`))
+	f.Fuzz(func(t *testing.T, document []byte) {
+		device := DeviceRuntimeContext{X509: document, TPM: document}
+		if got, ok := device.Certificate(); ok == (got == Certificate{}) {
+			t.Errorf("got %+v, %t", got, ok)
+		}
+		if got, ok := device.SigningCertificate(); ok == (got == Certificate{}) {
+			t.Errorf("got %+v, %t", got, ok)
+		}
+		device.TPMKeys()
+	})
+}

@@ -27,9 +27,8 @@ import (
 func BenchmarkWebhook(b *testing.B) {
 	keys := parseKeys(b, keyOne)
 	webhook := httptest.NewServer(NewHandler(Config{
-		Policy:       Tutorial(),
-		FunctionKeys: keys,
-		Logger:       slog.New(slog.NewTextHandler(io.Discard, nil)), //nolint:sloglint // DiscardHandler would spare the formatting
+		Setup:  Setup{Policy: Tutorial(), FunctionKeys: keys},
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), //nolint:sloglint // DiscardHandler would spare the formatting
 	}))
 	defer webhook.Close()
 	bare := httptest.NewServer(http.HandlerFunc(bareHandler))

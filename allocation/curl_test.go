@@ -18,7 +18,7 @@ func TestCurl(t *testing.T) {
 	if os.Getenv("PEERS") == "" {
 		t.Skip("needs curl: run make test-peers")
 	}
-	server := httptest.NewServer(NewHandler(Config{Policy: Tutorial(), FunctionKeys: parseKeys(t, keyTwo)}))
+	server := httptest.NewServer(NewHandler(Config{Setup: Setup{Policy: Tutorial(), FunctionKeys: parseKeys(t, keyTwo)}}))
 	t.Cleanup(server.Close)
 	large := filepath.Join(t.TempDir(), "large")
 	if err := os.WriteFile(large, bytes.Repeat([]byte("x"), 10_000_000), 0o600); err != nil {

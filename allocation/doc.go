@@ -13,6 +13,7 @@
 //     webhook's URL is wrong, and 503 makes the service ask again for about
 //     seven minutes. So a refusal of the policy is 400 and every trouble of our
 //     own is 503.
+//   - [Setup] is all that decides and can be replaced while requests come in.
 //   - [ParseRequest] reads the AllocationRequest.
 //   - A [Policy] decides. It is a pure function of the request, so the same
 //     request always gets the same answer; the service may send one request

@@ -63,13 +63,13 @@ func TestParseFunctionKeys(t *testing.T) {
 func TestFunctionKeyIsRedacted(t *testing.T) {
 	t.Parallel()
 	key := parseKeys(t, keyOne)[0]
-	handler := NewHandler(Config{Policy: Tutorial(), FunctionKeys: []FunctionKey{key}})
+	handler := NewHandler(Config{Setup: Setup{Policy: Tutorial(), FunctionKeys: []FunctionKey{key}}})
 
 	var out strings.Builder
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 		fmt.Fprintf(&out, verb+"\n", key)
 	}
-	fmt.Fprintf(&out, "%+v %+v\n", handler, Config{FunctionKeys: []FunctionKey{key}})
+	fmt.Fprintf(&out, "%+v %+v\n", handler, Config{Setup: Setup{FunctionKeys: []FunctionKey{key}}})
 	document, err := json.Marshal(map[string]any{"key": key})
 	if err != nil {
 		t.Fatal(err)

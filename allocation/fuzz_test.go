@@ -29,7 +29,7 @@ func FuzzWebhookBody(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var decision Decision
-		handler := NewHandler(Config{Policy: Tutorial(), Observe: func(d Decision) { decision = d }})
+		handler := NewHandler(Config{Setup: Setup{Policy: Tutorial()}, Observe: func(d Decision) { decision = d }})
 		recorder := httptest.NewRecorder()
 		handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, "/api/f", bytes.NewReader(body)))
 

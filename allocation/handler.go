@@ -3,16 +3,11 @@
 package allocation
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
-	"runtime/debug"
-	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -21,18 +16,10 @@ import (
 // payload that a device may add is small too, since it came in one MQTT message.
 const maxBody = 256 << 10
 
-// maxRefusal bounds the text of a refusal, in bytes.
-const maxRefusal = 1 << 10
-
 // Config is what a [Handler] is made of.
 type Config struct {
-	// Policy decides. Required.
-	Policy Policy
-
-	// FunctionKeys are all valid at once, so that a key can be changed without a
-	// gap. Without keys everyone is let in: the caller must then serve loopback
-	// only.
-	FunctionKeys []FunctionKey
+	// Setup decides until [Handler.Replace] puts another in its place.
+	Setup
 
 	// Logger gets one record per decision. Default: nothing is logged.
 	Logger *slog.Logger
@@ -44,11 +31,11 @@ type Config struct {
 
 // Handler serves the webhook at POST /api/{any name}.
 type Handler struct {
-	policy  atomic.Pointer[Policy]
-	keys    atomic.Pointer[[]FunctionKey]
-	logger  *slog.Logger
-	observe func(Decision)
-	mux     *http.ServeMux
+	setup    atomic.Pointer[Setup]
+	draining atomic.Bool
+	logger   *slog.Logger
+	observe  func(Decision)
+	mux      *http.ServeMux
 }
 
 // NewHandler makes a webhook from cfg.
@@ -61,28 +48,16 @@ func NewHandler(cfg Config) *Handler {
 	if h.logger == nil {
 		h.logger = slog.New(slog.DiscardHandler)
 	}
-	h.SetPolicy(cfg.Policy)
-	keys := slices.Clone(cfg.FunctionKeys)
-	h.keys.Store(&keys)
+	h.setup.Store(cfg.Setup.clone())
 	h.mux.HandleFunc("/api/{function}", h.serveFunction)
 	return h
 }
 
-// SetPolicy puts a policy in the place of the one that decided until now. A
-// request is decided by one of the two, never by parts of both.
-func (h *Handler) SetPolicy(policy Policy) { h.policy.Store(&policy) }
-
-// SetKeys puts keys in the place of the ones that were valid until now. Where
-// there were keys an empty list is refused and the old ones stay: it would open
-// a webhook that was locked.
-func (h *Handler) SetKeys(keys []FunctionKey) error {
-	if len(keys) == 0 && len(*h.keys.Load()) > 0 {
-		return errors.New("setting function keys: the list is empty; the old keys stay in force")
-	}
-	keys = slices.Clone(keys)
-	h.keys.Store(&keys)
-	return nil
-}
+// Drain makes the webhook answer every request that comes from now on with 503
+// and an end of its connection, while those under way are decided. It is for a
+// stop: the service asks again, and by then this program or another one beside it
+// answers.
+func (h *Handler) Drain() { h.draining.Store(true) }
 
 // ServeHTTP answers one request; see the package's documentation for the
 // meaning of each status.
@@ -104,128 +79,49 @@ func (h *Handler) serveFunction(w http.ResponseWriter, r *http.Request) {
 	if h.observe != nil {
 		h.observe(outcome.Decision)
 	}
-	if outcome.Status == http.StatusOK {
-		write(w, http.StatusOK, "application/json; charset=utf-8", outcome.wire)
-		return
-	}
-	writeText(w, outcome.Status, outcome.Refusal)
+	outcome.write(w)
 }
 
-// result is a decision with what only the handler needs of it.
-type result struct {
-	Decision
-	wire  []byte // the response as it goes out
-	cause error  // what a 503 must not tell its caller
-}
-
-// decide takes a request through key, size, form and policy, in this order. It
-// writes nothing; w is only there for the body's limit.
+// decide takes a request through its stages, in this order: whether it is let in
+// at all, key, size, form, and what the setup decides. It writes nothing; w is
+// only there for the body's limit. One setup serves all stages.
 func (h *Handler) decide(w http.ResponseWriter, r *http.Request) result {
-	if !authorized(r, *h.keys.Load()) {
+	if h.draining.Load() {
+		w.Header().Set("Connection", "close")
+		return unavailable(errDraining)
+	}
+	setup := h.setup.Load()
+	if !authorized(r, setup.FunctionKeys) {
 		return refuse(http.StatusUnauthorized, "The function key is missing or wrong: the webhook URL of the enrollment must end in ?code= and a valid key.")
 	}
-	body, err := readBody(w, r)
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("The request is larger than %d KiB, which no AllocationRequest is.", maxBody>>10))
-	}
-	if err != nil {
-		return unavailable(fmt.Errorf("reading the request: %w", err))
+	body, refused := readBody(w, r)
+	if refused != nil {
+		return *refused
 	}
 	request, err := ParseRequest(body)
 	if err != nil {
 		return fromError(err)
 	}
-	asked := h.ask(r.Context(), Question{Request: request})
-	asked.Request = redactBody(body)
-	asked.RegistrationID = orEmpty(request.DeviceRuntimeContext.RegistrationID)
-	return asked
+	decided := setup.decide(r.Context(), request)
+	decided.Request = redactBody(body)
+	decided.RegistrationID = orEmpty(request.DeviceRuntimeContext.RegistrationID)
+	return decided
 }
 
-// ask turns what the policy says into a decision.
-func (h *Handler) ask(ctx context.Context, question Question) result {
-	response, err := h.askPolicy(ctx, question)
-	if err != nil {
-		return fromError(err)
-	}
-	// The service fails a registration for a hub that it does not offer, and it
-	// does so for good; a policy with such a mistake should be mended instead.
-	if !slices.Contains(question.Request.LinkedHubs, response.IoTHubHostName) {
-		return unavailable(fmt.Errorf("the policy chose the hub %q, which is not one of the enrollment's linked hubs", shorten(response.IoTHubHostName, maxLoggedID)))
-	}
-	wire, err := response.Encode()
-	if err != nil {
-		return unavailable(err)
-	}
-	decision := Decision{Status: http.StatusOK, Rule: response.Rule, AssignedHub: response.IoTHubHostName, Response: redact(wire)}
-	return result{Decision: decision, wire: wire}
-}
-
-// askPolicy calls the policy and turns a panic into an error, so that a mistake
-// in a policy costs one answer and not the connection.
-func (h *Handler) askPolicy(ctx context.Context, question Question) (response Response, err error) {
-	defer func() {
-		if reason := recover(); reason != nil {
-			err = fmt.Errorf("the policy panicked: %v\n%s", reason, debug.Stack())
-		}
-	}()
-	return (*h.policy.Load()).Decide(ctx, question)
-}
-
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// readBody gives the body, or what to answer in its place.
+func readBody(w http.ResponseWriter, r *http.Request) (body []byte, refused *result) {
 	if r.ContentLength > maxBody {
 		// Known before a byte was read: a client that waits for "100 Continue"
 		// need not send the body at all.
 		w.Header().Set("Connection", "close")
-		return nil, &http.MaxBytesError{Limit: maxBody}
+		return nil, new(tooLarge())
 	}
-	return io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-}
-
-// fromError maps an error of the parser or of the policy to a status.
-func fromError(err error) result {
-	if refusal, ok := errors.AsType[Refusal](err); ok {
-		refused := refuse(http.StatusBadRequest, refusal.Message)
-		refused.Rule = refusal.Rule
-		return refused
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if _, over := errors.AsType[*http.MaxBytesError](err); over {
+		return nil, new(tooLarge())
 	}
-	return unavailable(err)
-}
-
-func refuse(status int, message string) result {
-	return result{Decision: Decision{Status: status, Refusal: oneLine(message)}}
-}
-
-// unavailable keeps the cause for our own log: the caller can do nothing but
-// ask again.
-func unavailable(cause error) result {
-	trouble := refuse(http.StatusServiceUnavailable, "The allocation policy is not available at the moment; ask again later.")
-	trouble.cause = cause
-	return trouble
-}
-
-// redactBody gives the request as a decision may show it; a body without JSON
-// in it (the empty one) gives nil.
-func redactBody(body []byte) []byte {
-	body = bytes.TrimSpace(withoutByteOrderMark(body))
-	if len(body) == 0 {
-		return nil
+	if err != nil {
+		return nil, new(unavailable(fmt.Errorf("reading the request: %w", err)))
 	}
-	return redact(body)
-}
-
-// oneLine makes a refusal what its readers expect: one line of bounded length.
-func oneLine(message string) string {
-	return shorten(strings.Join(strings.Fields(message), " "), maxRefusal)
-}
-
-func writeText(w http.ResponseWriter, status int, text string) {
-	write(w, status, "text/plain; charset=utf-8", []byte(text))
-}
-
-// write sends one answer. A write error means that the caller has gone; the
-// service asks again then, and gets the same answer.
-func write(w http.ResponseWriter, status int, contentType string, body []byte) {
-	w.Header().Set("Content-Type", contentType)
-	w.WriteHeader(status)
-	_, _ = w.Write(body)
+	return body, nil
 }

@@ -43,7 +43,7 @@ func TestTutorialOnTheWire(t *testing.T) {
 	for _, name := range []string{"tutorial-toaster", "tutorial-heatpump"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			handler := NewHandler(Config{Policy: Tutorial()})
+			handler := NewHandler(Config{Setup: Setup{Policy: Tutorial()}})
 			response := post(handler, "/api/HttpTrigger1", string(golden(t, name+".request.json")))
 			if response.Code != http.StatusOK {
 				t.Errorf("got status %d, want 200", response.Code)
@@ -109,7 +109,7 @@ func TestStatusContract(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			handler := NewHandler(Config{Policy: test.policy, FunctionKeys: test.keys})
+			handler := NewHandler(Config{Setup: Setup{Policy: test.policy, FunctionKeys: test.keys}})
 			recorder := httptest.NewRecorder()
 			handler.ServeHTTP(recorder, httptest.NewRequest(test.method, test.target, strings.NewReader(test.body)))
 			if recorder.Code != test.wantStatus {
@@ -118,6 +118,9 @@ func TestStatusContract(t *testing.T) {
 			if diff := cmp.Diff(test.wantBody, recorder.Body.String()); diff != "" {
 				t.Errorf("body (-want +got):\n%s", diff)
 			}
+			if got := recorder.Header().Get("Retry-After"); (got == "5") != (test.wantStatus == 503) {
+				t.Errorf("got Retry-After %q with status %d", got, test.wantStatus)
+			}
 			if got := recorder.Header().Get("Allow"); (got == "POST") != (test.wantStatus == 405) {
 				t.Errorf("got Allow %q with status %d", got, test.wantStatus)
 			}
@@ -125,9 +128,27 @@ func TestStatusContract(t *testing.T) {
 	}
 }
 
+// TestDrain: a stop is no refusal, and tells the caller to come back on another
+// connection.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	handler := NewHandler(Config{Setup: Setup{Policy: Tutorial()}})
+	handler.Drain()
+	answer := post(handler, "/api/f", string(golden(t, "tutorial-toaster.request.json")))
+	if answer.Code != http.StatusServiceUnavailable {
+		t.Errorf("got status %d, want 503", answer.Code)
+	}
+	if got := answer.Header().Get("Retry-After"); got != "5" {
+		t.Errorf("got Retry-After %q, want 5", got)
+	}
+	if got := answer.Header().Get("Connection"); got != "close" {
+		t.Errorf("got Connection %q, want close", got)
+	}
+}
+
 func TestOtherPathsAreNotFound(t *testing.T) {
 	t.Parallel()
-	handler := NewHandler(Config{Policy: Tutorial()})
+	handler := NewHandler(Config{Setup: Setup{Policy: Tutorial()}})
 	for _, target := range []string{"/", "/api", "/api/", "/api/a/b", "/other"} {
 		if got := post(handler, target, "{}").Code; got != http.StatusNotFound {
 			t.Errorf("%s: got status %d, want 404", target, got)
@@ -140,7 +161,7 @@ func TestOtherPathsAreNotFound(t *testing.T) {
 // not read.
 func TestLargeBodyOverTCP(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewServer(NewHandler(Config{Policy: Tutorial()}))
+	server := httptest.NewServer(NewHandler(Config{Setup: Setup{Policy: Tutorial()}}))
 	t.Cleanup(server.Close)
 	for _, test := range []struct {
 		name string
@@ -182,7 +203,7 @@ func TestLargeBodyOverTCP(t *testing.T) {
 func TestBodyCutShort(t *testing.T) {
 	t.Parallel()
 	var seen []Decision
-	handler := NewHandler(Config{Policy: Tutorial(), Observe: func(d Decision) { seen = append(seen, d) }})
+	handler := NewHandler(Config{Setup: Setup{Policy: Tutorial()}, Observe: func(d Decision) { seen = append(seen, d) }})
 	body := io.MultiReader(strings.NewReader(`{"linkedHubs"`), errorReader{net.ErrClosed})
 	recorder := httptest.NewRecorder()
 	handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, "/api/f", body))
@@ -198,9 +219,9 @@ type errorReader struct{ err error }
 
 func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
 
-func TestSetKeys(t *testing.T) {
+func TestReplaceKeys(t *testing.T) {
 	t.Parallel()
-	handler := NewHandler(Config{Policy: Tutorial(), FunctionKeys: parseKeys(t, keyOne)})
+	handler := NewHandler(Config{Setup: Setup{Policy: Tutorial(), FunctionKeys: parseKeys(t, keyOne)}})
 	status := func(key string) int {
 		request := httptest.NewRequest(http.MethodPost, "/api/f", nil)
 		request.Header.Set("X-Functions-Key", key)
@@ -216,10 +237,10 @@ func TestSetKeys(t *testing.T) {
 	}{
 		{"both, while the URL is changed", parseKeys(t, keyOne, keyTwo), "", 400, 400},
 		{"the new one", parseKeys(t, keyTwo), "", 401, 400},
-		{"none is refused", nil, "setting function keys: the list is empty; the old keys stay in force", 401, 400},
+		{"none is refused", nil, "replacing the function keys: the list is empty; the old keys stay in force", 401, 400},
 	}
 	for _, step := range steps {
-		if got := errText(handler.SetKeys(step.keys)); got != step.wantErr {
+		if got := errText(handler.Replace(Setup{Policy: Tutorial(), FunctionKeys: step.keys})); got != step.wantErr {
 			t.Errorf("%s: got error %q, want %q", step.name, got, step.wantErr)
 		}
 		if one, two := status(keyOne), status(keyTwo); one != step.wantOne || two != step.wantTwo {
@@ -228,19 +249,20 @@ func TestSetKeys(t *testing.T) {
 	}
 }
 
-// TestSetNoKeysOnAnOpenWebhook: a reload of a webhook without keys is no error.
-func TestSetNoKeysOnAnOpenWebhook(t *testing.T) {
+// TestReplaceNoKeysOnAnOpenWebhook: a reload of a webhook without keys is no error.
+func TestReplaceNoKeysOnAnOpenWebhook(t *testing.T) {
 	t.Parallel()
-	if err := NewHandler(Config{Policy: Tutorial()}).SetKeys(nil); err != nil {
+	if err := NewHandler(Config{Setup: Setup{Policy: Tutorial()}}).Replace(Setup{Policy: Tutorial()}); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestSetKeysWhileServing gives the race detector something to look at.
-func TestSetKeysWhileServing(t *testing.T) {
+// TestReplaceWhileServing gives the race detector something to look at.
+func TestReplaceWhileServing(t *testing.T) {
 	t.Parallel()
-	one, two := parseKeys(t, keyOne), parseKeys(t, keyOne, keyTwo)
-	handler := NewHandler(Config{Policy: Tutorial(), FunctionKeys: one})
+	one := Setup{Policy: Tutorial(), FunctionKeys: parseKeys(t, keyOne)}
+	two := Setup{Policy: Tutorial(), FunctionKeys: parseKeys(t, keyOne, keyTwo)}
+	handler := NewHandler(Config{Setup: one})
 	body := string(golden(t, "tutorial-toaster.request.json"))
 	var group sync.WaitGroup
 	for range 4 {
@@ -253,7 +275,7 @@ func TestSetKeysWhileServing(t *testing.T) {
 		})
 	}
 	for range 50 {
-		if err := errors.Join(handler.SetKeys(two), handler.SetKeys(one)); err != nil {
+		if err := errors.Join(handler.Replace(two), handler.Replace(one)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -321,7 +343,7 @@ func TestDecisions(t *testing.T) {
 					return test.policy.Decide(t.Context(), Question{Request: request})
 				})
 				handler := NewHandler(Config{
-					Policy: thoughtful, FunctionKeys: parseKeys(t, keyOne),
+					Setup:   Setup{Policy: thoughtful, FunctionKeys: parseKeys(t, keyOne)},
 					Logger:  slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{ReplaceAttr: withoutTime})),
 					Observe: func(d Decision) { seen = append(seen, d) },
 				})
@@ -352,7 +374,7 @@ func withoutTime(groups []string, attr slog.Attr) slog.Attr {
 func TestLogIsBounded(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
-	handler := NewHandler(Config{Policy: Tutorial(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	handler := NewHandler(Config{Setup: Setup{Policy: Tutorial()}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	post(handler, "/api/f", `{"deviceRuntimeContext":{"registrationId":"`+strings.Repeat("é", 100_000)+`"},"linkedHubs":[]}`)
 	if got, limit := log.Len(), maxLoggedBody+4*maxLoggedID; got > limit || got < maxLoggedBody {
 		t.Errorf("got a record of %d bytes, want about %d", got, maxLoggedBody)

@@ -40,12 +40,12 @@ type webhook struct {
 // newWebhook binds the listener, or takes the activated one in its place, and
 // reads the function keys and the certificate.
 func newWebhook(cfg config.Allocation, activated net.Listener, log *slog.Logger) (*webhook, error) {
-	keys, err := functionKeys(cfg.FunctionKeys)
+	setup, err := loadSetup(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("reading [allocation] function_keys: %w", err)
+		return nil, err
 	}
 	w := &webhook{cfg: cfg, listener: activated, ready: make(chan struct{}), log: log}
-	w.handler = allocation.NewHandler(allocation.Config{Policy: allocation.Tutorial(), FunctionKeys: keys, Logger: log})
+	w.handler = allocation.NewHandler(allocation.Config{Setup: setup, Logger: log})
 	w.server = &http.Server{
 		Handler:           w.handler,
 		ReadHeaderTimeout: webhookHeaderTime, ReadTimeout: webhookTime, WriteTimeout: webhookTime, IdleTimeout: webhookIdleTime,
@@ -64,7 +64,7 @@ func newWebhook(cfg config.Allocation, activated net.Listener, log *slog.Logger)
 			return nil, fmt.Errorf("listening for the allocation webhook: %w (another program may have the port; change [allocation] listen)", err)
 		}
 	}
-	if address := w.listener.Addr().String(); len(keys) == 0 && !config.Loopback(address) {
+	if address := w.listener.Addr().String(); len(setup.FunctionKeys) == 0 && !config.Loopback(address) {
 		return nil, errors.Join(
 			fmt.Errorf("the allocation webhook at %s can be reached from other machines but has no function_keys; configure them, or listen on 127.0.0.1", address),
 			w.listener.Close())
@@ -91,6 +91,7 @@ func (w *webhook) Run(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
+	w.handler.Drain()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	if err := w.server.Shutdown(drain); err != nil {
@@ -103,13 +104,24 @@ func (w *webhook) Run(ctx context.Context) error {
 	return nil
 }
 
-// reload reads the function keys again. If that fails the old ones stay.
+// reload builds the setup anew and puts it in the place of the old one. If any
+// part of it fails the old one stays whole.
 func (w *webhook) reload() error {
-	keys, err := functionKeys(w.cfg.FunctionKeys)
+	setup, err := loadSetup(w.cfg)
 	if err != nil {
-		return fmt.Errorf("reading [allocation] function_keys: %w; the old ones stay in force", err)
+		return fmt.Errorf("%w; the old ones stay in force", err)
 	}
-	return w.handler.SetKeys(keys) // refuses to open what was locked
+	return w.handler.Replace(setup) // refuses to open what was locked
+}
+
+// loadSetup reads all that a reload reads again: everything that can fail comes
+// before anything takes effect.
+func loadSetup(cfg config.Allocation) (allocation.Setup, error) {
+	keys, err := functionKeys(cfg.FunctionKeys)
+	if err != nil {
+		return allocation.Setup{}, fmt.Errorf("reading [allocation] function_keys: %w", err)
+	}
+	return allocation.Setup{Policy: allocation.Tutorial(), FunctionKeys: keys}, nil
 }
 
 // functionKeys reads the keys that a caller may show; none without a name.

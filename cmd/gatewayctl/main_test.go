@@ -121,7 +121,7 @@ func startService(t *testing.T, env *testscript.Env) error {
 	if err != nil {
 		return err
 	}
-	webhook := httptest.NewServer(allocation.NewHandler(allocation.Config{Policy: allocation.Tutorial()}))
+	webhook := httptest.NewServer(allocation.NewHandler(allocation.Config{Setup: allocation.Setup{Policy: allocation.Tutorial()}}))
 	hubs := []string{"contoso-toasters-hub-1098.azure-devices.net", "contoso-heatpumps-hub-1098.azure-devices.net"}
 	service, err := dpslocal.New(dpslocal.Config{
 		IDScope: "0ne00ABCDEF",

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package allocation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"slices"
+)
+
+// Setup is everything that an answer depends on besides the request. A [Handler]
+// replaces it as a whole: each request is answered by one setup from its key to
+// its last tag. A setup is not changed once a handler has it.
+type Setup struct {
+	// Policy decides. Required.
+	Policy Policy
+
+	// FunctionKeys are all valid at once, so that a key can be changed without a
+	// gap. Without keys everyone is let in: the caller must then serve loopback
+	// only.
+	FunctionKeys []FunctionKey
+}
+
+// clone protects a handler from a caller that goes on using its lists.
+func (s Setup) clone() *Setup {
+	s.FunctionKeys = slices.Clone(s.FunctionKeys)
+	return &s
+}
+
+// Replace puts a setup in the place of the one that answered until now. Requests
+// under way are finished by the old one.
+//
+// Where there were function keys a setup without them is refused, and the old
+// one stays: it would open a webhook that was locked.
+func (h *Handler) Replace(setup Setup) error {
+	if len(setup.FunctionKeys) == 0 && len(h.setup.Load().FunctionKeys) > 0 {
+		return errors.New("replacing the function keys: the list is empty; the old keys stay in force")
+	}
+	h.setup.Store(setup.clone())
+	return nil
+}
+
+// decide answers a request that was let in: the setup's parts are asked in turn.
+func (s *Setup) decide(ctx context.Context, request Request) result {
+	return s.decideByPolicy(ctx, Question{Request: request})
+}
+
+// decideByPolicy turns what the policy says into a decision.
+func (s *Setup) decideByPolicy(ctx context.Context, question Question) result {
+	response, err := s.askPolicy(ctx, question)
+	if err != nil {
+		return fromError(err)
+	}
+	// The service fails a registration for a hub that it does not offer, and it
+	// does so for good; a policy with such a mistake should be mended instead.
+	if !slices.Contains(question.Request.LinkedHubs, response.IoTHubHostName) {
+		return unavailable(fmt.Errorf("the policy chose the hub %q, which is not one of the enrollment's linked hubs", shorten(response.IoTHubHostName, maxLoggedID)))
+	}
+	wire, err := response.Encode()
+	if err != nil {
+		return unavailable(err)
+	}
+	decision := Decision{Status: http.StatusOK, Rule: response.Rule, AssignedHub: response.IoTHubHostName, Response: redact(wire)}
+	return result{Decision: decision, wire: wire}
+}
+
+// askPolicy calls the policy and turns a panic into an error, so that a mistake
+// in a policy costs one answer and not the connection.
+func (s *Setup) askPolicy(ctx context.Context, question Question) (response Response, err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			err = fmt.Errorf("the policy panicked: %v\n%s", reason, debug.Stack())
+		}
+	}()
+	return s.Policy.Decide(ctx, question)
+}

@@ -27,6 +27,13 @@ type Decision struct {
 	// did not tell.
 	RegistrationID string
 
+	// Source says who decided. It is empty when the request did not get so far.
+	Source Source
+
+	// FallbackReason is why the policy decided in place of a cloud function, in
+	// one line; it is empty unless Source is SourceFallback.
+	FallbackReason string
+
 	// Rule names the rule of the policy that decided, or is empty.
 	Rule string
 
@@ -70,6 +77,12 @@ func (d *Decision) log(ctx context.Context, logger *slog.Logger, cause error) {
 	if d.Rule != "" {
 		attrs = append(attrs, slog.String("rule", shorten(d.Rule, maxLoggedID)))
 	}
+	if d.Source == SourceUpstream || d.Source == SourceFallback {
+		attrs = append(attrs, slog.String("source", string(d.Source)))
+	}
+	if d.FallbackReason != "" {
+		attrs = append(attrs, slog.String("fallback_reason", d.FallbackReason))
+	}
 	if cause != nil {
 		attrs = append(attrs, slog.Any("err", cause))
 	}
@@ -85,9 +98,12 @@ func (d *Decision) log(ctx context.Context, logger *slog.Logger, cause error) {
 }
 
 // level says who should look: nobody at an answer of the policy, a person at
-// trouble of our own, and whoever set up the enrollment at everything else.
+// trouble of our own, and whoever set up the enrollment at everything else, which
+// an answer in place of the cloud function is too.
 func (d *Decision) level() slog.Level {
 	switch {
+	case d.Source == SourceFallback && d.Status < http.StatusInternalServerError:
+		return slog.LevelWarn
 	case d.Status == http.StatusOK, d.Status == http.StatusBadRequest:
 		return slog.LevelInfo
 	case d.Status >= http.StatusInternalServerError:

@@ -15,6 +15,9 @@
 //     own is 503.
 //   - [Setup] is all that decides and can be replaced while requests come in.
 //   - [ParseRequest] reads the AllocationRequest.
+//   - An [Upstream], where there is one, is the cloud function that is asked first
+//     (front mode). Its answer is passed on, refusals included; while it is
+//     unavailable the policy decides in its place.
 //   - A [Policy] decides. It is a pure function of the request, so the same
 //     request always gets the same answer; the service may send one request
 //     eleven times (dps-protocol 12.6). [Tutorial] is the built-in one.

@@ -102,7 +102,7 @@ func (h *Handler) decide(w http.ResponseWriter, r *http.Request) result {
 	if err != nil {
 		return fromError(err)
 	}
-	decided := setup.decide(r.Context(), request)
+	decided := setup.decide(r.Context(), body, request)
 	decided.Request = redactBody(body)
 	decided.RegistrationID = orEmpty(request.DeviceRuntimeContext.RegistrationID)
 	return decided

@@ -297,7 +297,7 @@ func TestDecisions(t *testing.T) {
 			name: "assigned", target: "/api/f?code=" + keyOne, policy: Tutorial(),
 			body: `{"enrollmentGroup":{"customAllocationDefinition":{"webhookUrl":"https://h/f?code=` + keyOne + `"}},"deviceRuntimeContext":{"registrationId":"a-contoso-tstrsd-007","symmetricKey":{"primaryKey":"SECRET"}},"linkedHubs":["a-toasters-1"]}`,
 			want: Decision{
-				RegistrationID: "a-contoso-tstrsd-007", Rule: "toasters", AssignedHub: "a-toasters-1", Status: 200,
+				Source: SourcePolicy, RegistrationID: "a-contoso-tstrsd-007", Rule: "toasters", AssignedHub: "a-toasters-1", Status: 200,
 				Request:  json.RawMessage(`{"enrollmentGroup":{"customAllocationDefinition":{"webhookUrl":"https://h/f?****"}},"deviceRuntimeContext":{"registrationId":"a-contoso-tstrsd-007","symmetricKey":{"primaryKey":"[redacted]"}},"linkedHubs":["a-toasters-1"]}`),
 				Response: json.RawMessage(`{"iotHubHostName":"a-toasters-1",` + toasterTwin + `}`),
 			},
@@ -309,7 +309,7 @@ func TestDecisions(t *testing.T) {
 			name: "refused", target: "/api/f?code=" + keyOne, policy: Tutorial(),
 			body: `{"deviceRuntimeContext":{"registrationId":"kettle"},"linkedHubs":["a"]}`,
 			want: Decision{
-				RegistrationID: "kettle", Rule: "unrecognized", Status: 400, Refusal: "Unrecognized device registration.",
+				Source: SourcePolicy, RegistrationID: "kettle", Rule: "unrecognized", Status: 400, Refusal: "Unrecognized device registration.",
 				Request: json.RawMessage(`{"deviceRuntimeContext":{"registrationId":"kettle"},"linkedHubs":["a"]}`),
 			},
 			wantLog: `{"level":"INFO","msg":"webhook processed a request","registration_id":"kettle","status":400,"duration":1000000000,"rule":"unrecognized",` +
@@ -317,7 +317,7 @@ func TestDecisions(t *testing.T) {
 		},
 		{
 			name: "empty body", target: "/api/f?code=" + keyOne, policy: Tutorial(),
-			want:    Decision{Rule: "no registration ID", Status: 400, Refusal: "Registration ID not provided for the device."},
+			want:    Decision{Source: SourcePolicy, Rule: "no registration ID", Status: 400, Refusal: "Registration ID not provided for the device."},
 			wantLog: `{"level":"INFO","msg":"webhook processed a request","registration_id":"","status":400,"duration":1000000000,"rule":"no registration ID","response":"Registration ID not provided for the device."}`,
 		},
 		{
@@ -328,7 +328,7 @@ func TestDecisions(t *testing.T) {
 		{
 			name: "trouble of our own", target: "/api/f?code=" + keyOne, body: `{"linkedHubs":[]}`,
 			policy:  policyFunc(func(Request) (Response, error) { return Response{}, errors.New("directory away") }),
-			want:    Decision{Status: 503, Refusal: "The allocation policy is not available at the moment; ask again later.", Request: json.RawMessage(`{"linkedHubs":[]}`)},
+			want:    Decision{Source: SourcePolicy, Status: 503, Refusal: "The allocation policy is not available at the moment; ask again later.", Request: json.RawMessage(`{"linkedHubs":[]}`)},
 			wantLog: `{"level":"ERROR","msg":"webhook processed a request","registration_id":"","status":503,"duration":1000000000,"err":"directory away","request_body":"{\"linkedHubs\":[]}","response":"The allocation policy is not available at the moment; ask again later."}`,
 		},
 	}

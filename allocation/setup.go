@@ -22,6 +22,10 @@ type Setup struct {
 	// gap. Without keys everyone is let in: the caller must then serve loopback
 	// only.
 	FunctionKeys []FunctionKey
+
+	// Upstream, unless nil, is asked before the policy, which then decides only
+	// while it is unavailable (front mode).
+	Upstream Upstream
 }
 
 // clone protects a handler from a caller that goes on using its lists.
@@ -43,8 +47,17 @@ func (h *Handler) Replace(setup Setup) error {
 	return nil
 }
 
-// decide answers a request that was let in: the setup's parts are asked in turn.
-func (s *Setup) decide(ctx context.Context, request Request) result {
+// decide answers a request that was let in, from its body as it came and what was
+// read in that: the setup's parts are asked in turn.
+func (s *Setup) decide(ctx context.Context, body []byte, request Request) result {
+	if s.Upstream == nil {
+		return from(SourcePolicy, s.decideHere(ctx, request))
+	}
+	return s.decideUpstream(ctx, body, request)
+}
+
+// decideHere answers without asking anyone in the cloud.
+func (s *Setup) decideHere(ctx context.Context, request Request) result {
 	return s.decideByPolicy(ctx, Question{Request: request})
 }
 

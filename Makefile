@@ -51,7 +51,9 @@ test-peers: ## tests against programs that nobody here wrote; none may be skippe
 		/usr/lib/postgresql/15/bin/initdb:postgresql \
 		/usr/lib/python3/dist-packages/pymodbus:python3-pymodbus \
 		/usr/lib/python3/dist-packages/pyvisa:python3-pyvisa /usr/lib/python3/dist-packages/pyvisa_py:python3-pyvisa-py \
-		/usr/lib/python3/dist-packages/serial_asyncio:python3-serial-asyncio
+		/usr/lib/python3/dist-packages/serial_asyncio:python3-serial-asyncio \
+		mcs:mono-mcs mono:mono-runtime /usr/lib/mono/gac/Microsoft.CSharp:libmono-microsoft-csharp4.0-cil \
+		/usr/lib/mono/gac/Newtonsoft.Json:libnewtonsoft-json5.0-cil
 	PEERS=1 .ci/unskipped go test -count=1 -v ./allocation/... ./provisioning/... ./serialbus/...
 
 test-crash: ## kill -9 at KILLS random moments

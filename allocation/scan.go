@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"iter"
+	"unicode/utf8"
 )
 
 // The functions in this file find their way through JSON that is known to be
@@ -108,10 +109,11 @@ func endOfLiteral(document []byte, start int) int {
 	return start + length
 }
 
-// unquote gives the text of a string.
+// unquote gives the text of a string. What is not UTF-8 in it, and half of a
+// surrogate pair, becomes U+FFFD.
 func unquote(quoted []byte) string {
-	if bytes.IndexByte(quoted, '\\') < 0 {
-		return string(bytes.ToValidUTF8(quoted[1:len(quoted)-1], []byte("\ufffd")))
+	if bytes.IndexByte(quoted, '\\') < 0 && utf8.Valid(quoted) {
+		return string(quoted[1 : len(quoted)-1])
 	}
 	var text string
 	if err := json.Unmarshal(quoted, &text); err != nil {

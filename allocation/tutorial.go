@@ -24,7 +24,9 @@ type TutorialPolicy struct{}
 //
 // To the letter means that a model is looked for anywhere in the registration
 // ID and not only at its end, that case counts, that a toaster is looked for
-// first, and that the last of several fitting hubs wins.
+// first, and that the last of several fitting hubs wins. The webhook with this
+// policy answers every AllocationRequest as the function does, byte for byte;
+// what is none it refuses, where the function fails or reads on.
 func Tutorial() TutorialPolicy { return TutorialPolicy{} }
 
 // Decide answers with a hub and an initial twin, or with a [Refusal]. The checks

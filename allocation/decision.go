@@ -18,7 +18,7 @@ const (
 )
 
 // Decision is what happened to one request. Nothing in it is secret: members
-// that look like keys are masked in Request and Response.
+// that look like keys are masked in Request, Response and Device.
 type Decision struct {
 	// Time is when the request arrived.
 	Time time.Time
@@ -36,6 +36,13 @@ type Decision struct {
 
 	// Rule names the rule of the policy that decided, or is empty.
 	Rule string
+
+	// Device is the row of the device directory that the policy was given, or nil.
+	Device Row
+
+	// DirectoryTrouble is why Device is the policy's default row although the
+	// directory may have one, in one line; it is empty otherwise.
+	DirectoryTrouble string
 
 	// AssignedHub is the hub that the answer names, or empty.
 	AssignedHub string
@@ -83,6 +90,9 @@ func (d *Decision) log(ctx context.Context, logger *slog.Logger, cause error) {
 	if d.FallbackReason != "" {
 		attrs = append(attrs, slog.String("fallback_reason", d.FallbackReason))
 	}
+	if d.DirectoryTrouble != "" {
+		attrs = append(attrs, slog.String("directory_trouble", d.DirectoryTrouble))
+	}
 	if cause != nil {
 		attrs = append(attrs, slog.Any("err", cause))
 	}
@@ -99,10 +109,11 @@ func (d *Decision) log(ctx context.Context, logger *slog.Logger, cause error) {
 
 // level says who should look: nobody at an answer of the policy, a person at
 // trouble of our own, and whoever set up the enrollment at everything else, which
-// an answer in place of the cloud function is too.
+// an answer in place of the cloud function, or on a default row because of a
+// directory in trouble, is too.
 func (d *Decision) level() slog.Level {
 	switch {
-	case d.Source == SourceFallback && d.Status < http.StatusInternalServerError:
+	case (d.Source == SourceFallback || d.DirectoryTrouble != "") && d.Status < http.StatusInternalServerError:
 		return slog.LevelWarn
 	case d.Status == http.StatusOK, d.Status == http.StatusBadRequest:
 		return slog.LevelInfo

@@ -9,7 +9,8 @@ import (
 
 // Directory finds the row of the site's device directory for a registration ID.
 // A registration ID that the directory does not have gives false and no error;
-// every error is trouble of our own. The ID is in lower case (dps-protocol 2.2).
+// every error is trouble of our own. The ID is valid and in lower case
+// (dps-protocol 2.2). The row has every column of the table, and nil for NULL.
 // Lookup is called from many goroutines at once and ends when ctx does.
 type Directory interface {
 	Lookup(ctx context.Context, registrationID string) (row Row, found bool, err error)
@@ -47,8 +48,10 @@ type DirectoryUse struct {
 	// Timeout bounds one lookup; zero means [DefaultDirectoryTimeout].
 	Timeout time.Duration
 
-	// Columns are the columns that the policy reads, and what they hold. Others
-	// are left out of the question. Nil leaves nothing out and checks nothing.
+	// Columns are the columns that the policy reads, and what they hold. A row
+	// that lacks one, or has something else in it, is trouble of our own. Other
+	// columns are not looked at, but stay in the question: they are in the record
+	// of the decision, so that another policy can be tried on it.
 	Columns map[string]ColumnType
 }
 

@@ -18,6 +18,10 @@ type Setup struct {
 	// Policy decides. Required.
 	Policy Policy
 
+	// Directory has the rows that a policy which is a [DirectoryUser] reads.
+	// Default: none, and such a policy cannot decide.
+	Directory Directory
+
 	// FunctionKeys are all valid at once, so that a key can be changed without a
 	// gap. Without keys everyone is let in: the caller must then serve loopback
 	// only.
@@ -26,11 +30,15 @@ type Setup struct {
 	// Upstream, unless nil, is asked before the policy, which then decides only
 	// while it is unavailable (front mode).
 	Upstream Upstream
+
+	use DirectoryUse // what Policy wants of Directory
 }
 
-// clone protects a handler from a caller that goes on using its lists.
+// clone protects a handler from a caller that goes on using its lists, and asks
+// the policy once what it wants of the directory.
 func (s Setup) clone() *Setup {
 	s.FunctionKeys = slices.Clone(s.FunctionKeys)
+	s.use = directoryUse(s.Policy)
 	return &s
 }
 
@@ -56,9 +64,16 @@ func (s *Setup) decide(ctx context.Context, body []byte, request Request) result
 	return s.decideUpstream(ctx, body, request)
 }
 
-// decideHere answers without asking anyone in the cloud.
+// decideHere answers without asking anyone in the cloud: the policy decides, on
+// the device's row in the site's directory.
 func (s *Setup) decideHere(ctx context.Context, request Request) result {
-	return s.decideByPolicy(ctx, Question{Request: request})
+	device, trouble, err := s.device(ctx, request.DeviceRuntimeContext.RegistrationID)
+	if err != nil {
+		return fromError(err)
+	}
+	decided := s.decideByPolicy(ctx, Question{Request: request, Device: device})
+	decided.Device, decided.DirectoryTrouble = redactRow(device), trouble
+	return decided
 }
 
 // decideByPolicy turns what the policy says into a decision.

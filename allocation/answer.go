@@ -37,8 +37,17 @@ func unavailable(cause error) result {
 	return trouble
 }
 
-// errDraining is the cause of the 503s of a stop.
-var errDraining = errors.New("the webhook is about to stop")
+// beyond answers a request that is beyond a limit, or too late.
+func beyond(limit string) result {
+	if limit == limitStop {
+		turned := unavailable(nil)
+		turned.Limit = limit
+		return turned
+	}
+	turned := refuse(http.StatusServiceUnavailable, "The allocation webhook has too much to do at the moment; ask again later.")
+	turned.Limit = limit
+	return turned
+}
 
 func tooLarge() result {
 	return refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("The request is larger than %d KiB, which no AllocationRequest is.", maxBody>>10))
@@ -75,6 +84,9 @@ func (r *result) write(w http.ResponseWriter) {
 	case http.StatusOK:
 		write(w, http.StatusOK, "application/json; charset=utf-8", r.wire)
 	case http.StatusServiceUnavailable:
+		if r.Limit == limitStop {
+			w.Header().Set("Connection", "close")
+		}
 		w.Header().Set("Retry-After", retryAfter)
 		writeText(w, r.Status, r.Refusal)
 	default:

@@ -57,6 +57,10 @@ type Decision struct {
 	// Refusal is the line of text that any other status went out with.
 	Refusal string
 
+	// Limit names the limit that the request was beyond, or is empty. Such a
+	// request was not looked at; a flood of them is counted and not kept.
+	Limit string
+
 	// Status is the HTTP status of the answer.
 	Status int
 

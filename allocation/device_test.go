@@ -93,7 +93,7 @@ func TestDirectoryOutcomes(t *testing.T) {
 		{"empty registration ID", never, DirectoryUse{Used: true, Missing: DirectoryRefuse, Refusal: refused}, `""`, 400, refused, nil, "device directory", ""},
 		{"registration ID with a quote", never, DirectoryUse{Used: true, Missing: DirectoryRefuse, Refusal: refused}, `"a' OR 'a'='a"`, 400, refused, nil, "device directory", ""},
 		{"registration ID that ends wrongly", never, DirectoryUse{Used: true, Missing: DirectoryRefuse, Refusal: refused}, `"a."`, 400, refused, nil, "device directory", ""},
-		{"registration ID that is too long", never, DirectoryUse{Used: true, Missing: DirectoryRefuse, Refusal: refused}, `"` + strings.Repeat("a", 129) + `"`, 400, refused, nil, "device directory", ""},
+		{"registration ID that is too long", never, DirectoryUse{Used: true, Missing: DirectoryRefuse, Refusal: refused}, `"` + strings.Repeat("a", 129) + `"`, 400, "The request is not an AllocationRequest: deviceRuntimeContext.registrationId has more than 128 characters.", nil, "", ""},
 		{"longest registration ID", good, DirectoryUse{Used: true, Missing: DirectoryRefuse, Refusal: refused}, `"` + strings.Repeat("a", 128) + `"`, 400, refused, nil, "device directory", ""},
 		{"secrets in the row", oneRow(Row{"hub": "a", "api_key": "SECRET", "tokens": int64(7), "door": "https://h/?SECRET"}), DirectoryUse{Used: true}, `"oven-7"`, 200, `{"iotHubHostName":"a"}`, Row{"hub": "a", "api_key": "[redacted]", "tokens": "[redacted]", "door": "https://h/?****"}, "by row", ""},
 	}

@@ -3,6 +3,7 @@
 package allocation
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,9 @@ type Config struct {
 	// Setup decides until [Handler.Replace] puts another in its place.
 	Setup
 
+	// Limits bound what callers may ask. Default: those of [Limits].
+	Limits Limits
+
 	// Logger gets one record per decision. Default: nothing is logged.
 	Logger *slog.Logger
 
@@ -31,16 +35,18 @@ type Config struct {
 
 // Handler serves the webhook at POST /api/{any name}.
 type Handler struct {
-	setup    atomic.Pointer[Setup]
-	draining atomic.Bool
-	logger   *slog.Logger
-	observe  func(Decision)
-	mux      *http.ServeMux
+	setup   atomic.Pointer[Setup]
+	guard   *guard
+	logger  *slog.Logger
+	turned  turnedAway
+	observe func(Decision)
+	mux     *http.ServeMux
 }
 
 // NewHandler makes a webhook from cfg.
 func NewHandler(cfg Config) *Handler {
 	h := &Handler{
+		guard:   newGuard(cfg.Limits),
 		logger:  cfg.Logger,
 		observe: cfg.Observe,
 		mux:     http.NewServeMux(),
@@ -54,10 +60,15 @@ func NewHandler(cfg Config) *Handler {
 }
 
 // Drain makes the webhook answer every request that comes from now on with 503
-// and an end of its connection, while those under way are decided. It is for a
-// stop: the service asks again, and by then this program or another one beside it
-// answers.
-func (h *Handler) Drain() { h.draining.Store(true) }
+// and an end of its connection, and waits until those under way are decided, or
+// ctx ends. It is for a stop: the service asks again, and by then this program or
+// another one beside it answers.
+func (h *Handler) Drain(ctx context.Context) {
+	select {
+	case <-h.guard.drain():
+	case <-ctx.Done():
+	}
+}
 
 // ServeHTTP answers one request; see the package's documentation for the
 // meaning of each status.
@@ -70,31 +81,46 @@ func (h *Handler) serveFunction(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	start := time.Now()
-	outcome := h.decide(w, r)
+	outcome := h.decide(w, r, start)
 	outcome.Time = start
 	outcome.Duration = time.Since(start)
 
 	// Log and observer first: nothing is assigned that was not recorded.
-	outcome.log(r.Context(), h.logger, outcome.cause)
+	if outcome.Limit != "" {
+		h.turned.log(r.Context(), h.logger, outcome.Limit, callerOf(r.RemoteAddr), start)
+	} else {
+		outcome.log(r.Context(), h.logger, outcome.cause)
+	}
 	if h.observe != nil {
 		h.observe(outcome.Decision)
 	}
 	outcome.write(w)
 }
 
-// decide takes a request through its stages, in this order: whether it is let in
-// at all, key, size, form, and what the setup decides. It writes nothing; w is
-// only there for the body's limit. One setup serves all stages.
-func (h *Handler) decide(w http.ResponseWriter, r *http.Request) result {
-	if h.draining.Load() {
-		w.Header().Set("Connection", "close")
-		return unavailable(errDraining)
+// decide takes a request through its stages, in this order: key, limits, size,
+// form, and what the setup decides. It writes nothing; w is only there for the
+// body's limit. One setup serves all stages.
+//
+// The key comes before the limits, so that whoever has none cannot use up what
+// the service needs.
+func (h *Handler) decide(w http.ResponseWriter, r *http.Request, now time.Time) result {
+	if h.guard.stopping() {
+		return beyond(limitStop)
 	}
+	from := callerOf(r.RemoteAddr)
 	setup := h.setup.Load()
 	if !authorized(r, setup.FunctionKeys) {
+		if !h.guard.mayMiss(from, now) {
+			return beyond(limitWrongKeys)
+		}
 		return refuse(http.StatusUnauthorized, "The function key is missing or wrong: the webhook URL of the enrollment must end in ?code= and a valid key.")
 	}
-	body, refused := readBody(w, r)
+	v, limit := h.guard.admit(from, now)
+	if limit != "" {
+		return beyond(limit)
+	}
+	defer h.guard.leave(v)
+	body, refused := h.readBody(w, r, v)
 	if refused != nil {
 		return *refused
 	}
@@ -102,21 +128,32 @@ func (h *Handler) decide(w http.ResponseWriter, r *http.Request) result {
 	if err != nil {
 		return fromError(err)
 	}
-	decided := setup.decide(r.Context(), body, request)
+	ctx, cancel := context.WithTimeout(r.Context(), answerTime)
+	defer cancel()
+	decided := setup.decide(ctx, body, request)
 	decided.Request = redactBody(body)
 	decided.RegistrationID = orEmpty(request.DeviceRuntimeContext.RegistrationID)
 	return decided
 }
 
 // readBody gives the body, or what to answer in its place.
-func readBody(w http.ResponseWriter, r *http.Request) (body []byte, refused *result) {
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, v *visit) (body []byte, refused *result) {
 	if r.ContentLength > maxBody {
 		// Known before a byte was read: a client that waits for "100 Continue"
 		// need not send the body at all.
 		w.Header().Set("Connection", "close")
 		return nil, new(tooLarge())
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	whole := http.MaxBytesReader(w, r.Body, maxBody)
+	body, err := io.ReadAll(io.LimitReader(whole, smallBody))
+	if err == nil && len(body) == smallBody {
+		if !h.guard.admitLarge(v) {
+			return nil, new(beyond(limitLargeBodies))
+		}
+		var rest []byte
+		rest, err = io.ReadAll(whole)
+		body = append(body, rest...)
+	}
 	if _, over := errors.AsType[*http.MaxBytesError](err); over {
 		return nil, new(tooLarge())
 	}

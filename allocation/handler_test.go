@@ -29,11 +29,9 @@ func (f policyFunc) Decide(_ context.Context, question Question) (Response, erro
 	return f(question.Request)
 }
 
-// post sends one request to handler and gives the whole answer.
+// post sends one request to handler, as from this machine, and gives the whole answer.
 func post(handler http.Handler, target, body string) *httptest.ResponseRecorder {
-	recorder := httptest.NewRecorder()
-	handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, target, strings.NewReader(body)))
-	return recorder
+	return postFrom(handler, loopback, target, body)
 }
 
 // TestTutorialOnTheWire holds the logged exchange of the tutorial, and its twin
@@ -125,24 +123,6 @@ func TestStatusContract(t *testing.T) {
 				t.Errorf("got Allow %q with status %d", got, test.wantStatus)
 			}
 		})
-	}
-}
-
-// TestDrain: a stop is no refusal, and tells the caller to come back on another
-// connection.
-func TestDrain(t *testing.T) {
-	t.Parallel()
-	handler := NewHandler(Config{Setup: Setup{Policy: Tutorial()}})
-	handler.Drain()
-	answer := post(handler, "/api/f", string(golden(t, "tutorial-toaster.request.json")))
-	if answer.Code != http.StatusServiceUnavailable {
-		t.Errorf("got status %d, want 503", answer.Code)
-	}
-	if got := answer.Header().Get("Retry-After"); got != "5" {
-		t.Errorf("got Retry-After %q, want 5", got)
-	}
-	if got := answer.Header().Get("Connection"); got != "close" {
-		t.Errorf("got Connection %q, want close", got)
 	}
 }
 
@@ -375,7 +355,7 @@ func TestLogIsBounded(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	handler := NewHandler(Config{Setup: Setup{Policy: Tutorial()}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	post(handler, "/api/f", `{"deviceRuntimeContext":{"registrationId":"`+strings.Repeat("é", 100_000)+`"},"linkedHubs":[]}`)
+	post(handler, "/api/f", `{"deviceRuntimeContext":{"registrationId":"`+strings.Repeat("é", maxRegistrationID)+`","payload":"`+strings.Repeat("é", 100_000)+`"},"linkedHubs":[]}`)
 	if got, limit := log.Len(), maxLoggedBody+4*maxLoggedID; got > limit || got < maxLoggedBody {
 		t.Errorf("got a record of %d bytes, want about %d", got, maxLoggedBody)
 	}

@@ -7,7 +7,9 @@ import "context"
 // Policy decides where an appliance belongs. Decide is a pure function of the
 // question: it does no I/O, keeps no state, reads no clock, and gives the same
 // answer to the same question. It is called from many goroutines at once. ctx
-// only bounds how long it may think.
+// only bounds how long it may think: Decide returns soon after ctx ends. It is
+// waited for, since it cannot be stopped from outside; a policy that goes on
+// thinking is kept from taking the machine only by the limit of requests at once.
 //
 // An error of type [Refusal] ends the registration for good. Any other error, a
 // panic, and a hub that is not one of the request's LinkedHubs are trouble of

@@ -52,8 +52,10 @@ type DeviceRuntimeContext struct {
 // AllocationRequest is an error of type [Refusal].
 //
 // Member names are matched exactly and the last of several equal ones counts,
-// because that is how the function's JSON library reads them. The result shares
-// the memory of body.
+// because that is how the function's JSON library reads them. A document of more
+// than 64 levels or 8,192 members, more than 256 linked hubs, host names of more
+// than 253 characters and IDs of more than 128 are no AllocationRequest either.
+// The result shares the memory of body.
 func ParseRequest(body []byte) (Request, error) {
 	body = bytes.TrimSpace(withoutByteOrderMark(body))
 	if len(body) == 0 {
@@ -61,6 +63,9 @@ func ParseRequest(body []byte) (Request, error) {
 	}
 	if !json.Valid(body) {
 		return Request{}, notAllocationRequest(fmt.Sprintf("the body is not valid JSON at byte %d", errorOffset(body)))
+	}
+	if err := checkShape(body); err != nil {
+		return Request{}, err
 	}
 	if isNull(body) {
 		return Request{}, nil
@@ -87,6 +92,9 @@ func ParseRequest(body []byte) (Request, error) {
 		return Request{}, err
 	}
 	if request.LinkedHubs, err = parseLinkedHubs(hubs); err != nil {
+		return Request{}, err
+	}
+	if err := request.checkLengths(); err != nil {
 		return Request{}, err
 	}
 	return request, nil

@@ -9,6 +9,14 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"time"
+)
+
+// How long an answer may take. The service is given one within five seconds
+// (dps-protocol 12.3); what does not come in time is answered with 503.
+const (
+	answerTime = 4500 * time.Millisecond // everything that is asked, together
+	policyTime = 2 * time.Second         // the policy alone
 )
 
 // Setup is everything that an answer depends on besides the request. A [Handler]
@@ -103,5 +111,7 @@ func (s *Setup) askPolicy(ctx context.Context, question Question) (response Resp
 			err = fmt.Errorf("the policy panicked: %v\n%s", reason, debug.Stack())
 		}
 	}()
+	ctx, cancel := context.WithTimeout(ctx, policyTime)
+	defer cancel()
 	return s.Policy.Decide(ctx, question)
 }

@@ -91,9 +91,9 @@ func (w *webhook) Run(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
-	w.handler.Drain()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
+	w.handler.Drain(drain)
 	if err := w.server.Shutdown(drain); err != nil {
 		w.log.Warn("webhook requests cut off", "err", err)
 		w.server.Close()

@@ -3,6 +3,11 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"iter"
+	"net/http"
+
 	"github.com/spf13/cobra"
 
 	"github.com/contoso/gatewayd/provisioning/enrollment"
@@ -18,6 +23,7 @@ is for one device and counts before any group. The connection string of a shared
 access policy comes from a file or from DPS_CONNECTION_STRING.`,
 		newCreateCommand(kind), newShowCommand(kind), newListCommand(kind),
 		newUpdateCommand(kind), newDeleteCommand(kind), newKeysCommand(kind),
+		newCheckCommand(kind), newFailoverCommand(kind),
 		newStatusCommand(kind, "disable", "Bar one device at the service",
 			`Disable bars a device at the service: it cannot register, whatever group lets it
 in, until it is enabled there. At its hub it stays as it is. A device of a group
@@ -42,6 +48,7 @@ func individualKind() entryKind[enrollment.Individual] {
 		make:     func(id string) enrollment.Individual { return enrollment.Individual{RegistrationID: id} },
 		id:       func(i enrollment.Individual) string { return i.RegistrationID },
 		entry:    func(i *enrollment.Individual) *enrollment.Entry { return &i.Entry },
+		records:  registrationOf,
 		addFlags: func(cmd *cobra.Command, flags *entryFlags) {
 			cmd.Flags().StringVar(&flags.deviceID, "device-id", "", "`ID` of the device at its hub; without it the registration ID")
 		},
@@ -61,5 +68,16 @@ func individualKind() entryKind[enrollment.Individual] {
 			}
 		},
 		deleteNote: "Its device stays at its\nhub, and can register only if a group lets it in.",
+	}
+}
+
+// registrationOf is the record of the one device, if it has ever registered.
+func registrationOf(ctx context.Context, client *enrollment.Client, id string) iter.Seq2[enrollment.Registration, error] {
+	return func(yield func(enrollment.Registration, error) bool) {
+		record, err := client.Registrations().Get(ctx, id)
+		if refused, ok := errors.AsType[*enrollment.ServiceError](err); ok && refused.HTTPStatus == http.StatusNotFound {
+			return
+		}
+		yield(record, err)
 	}
 }

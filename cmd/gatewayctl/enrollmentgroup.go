@@ -3,6 +3,9 @@
 package main
 
 import (
+	"context"
+	"iter"
+
 	"github.com/spf13/cobra"
 
 	"github.com/contoso/gatewayd/provisioning/enrollment"
@@ -16,7 +19,8 @@ func newEnrollmentGroupCommand() *cobra.Command {
 service, Azure's or a local one, over its service API. The connection string of
 a shared access policy comes from a file or from DPS_CONNECTION_STRING.`,
 		newCreateCommand(kind), newShowCommand(kind), newListCommand(kind),
-		newUpdateCommand(kind), newDeleteCommand(kind), newKeysCommand(kind))
+		newUpdateCommand(kind), newDeleteCommand(kind), newKeysCommand(kind),
+		newCheckCommand(kind), newFailoverCommand(kind))
 }
 
 // groupKind says what is particular about groups.
@@ -32,6 +36,9 @@ func groupKind() entryKind[enrollment.Group] {
 		make:     func(id string) enrollment.Group { return enrollment.Group{ID: id} },
 		id:       func(g enrollment.Group) string { return g.ID },
 		entry:    func(g *enrollment.Group) *enrollment.Entry { return &g.Entry },
+		records: func(ctx context.Context, client *enrollment.Client, id string) iter.Seq2[enrollment.Registration, error] {
+			return client.Registrations().Query(ctx, id, pageSize)
+		},
 		addFlags: func(cmd *cobra.Command, flags *entryFlags) {
 			cmd.Flags().StringVar(&flags.caName, "ca", "", "`name` of a CA certificate of the service instance, which signs those of the devices")
 		},

@@ -3,9 +3,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"strings"
 
@@ -28,6 +30,9 @@ type entryKind[E enrollment.Kind] struct {
 	make  func(id string) E
 	id    func(E) string
 	entry func(*E) *enrollment.Entry
+
+	// records reads what became of the entry's devices.
+	records func(ctx context.Context, client *enrollment.Client, id string) iter.Seq2[enrollment.Registration, error]
 
 	addFlags   func(cmd *cobra.Command, flags *entryFlags) // those of this kind alone
 	applyOwn   func(cmd *cobra.Command, flags *entryFlags, e *E)

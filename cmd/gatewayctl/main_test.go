@@ -115,6 +115,27 @@ func writeCertificate(dir string) (certificate string, err error) {
 	return string(pem.EncodeToMemory(pair["cert.pem"])), nil
 }
 
+// startSecondWebhooks runs two webhooks over TLS until the script has ended, and
+// puts their URLs, two with wrong keys among them, where it runs.
+func startSecondWebhooks(env *testscript.Env) error {
+	site, cloud := newWebhook(siteKey, nil), newWebhook(cloudKey, nil)
+	env.Defer(site.Close)
+	env.Defer(cloud.Close)
+	for name, text := range map[string]string{
+		"webhook-ca.pem": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: site.Certificate().Raw})),
+		"site.url":       site.URL + "/api/HttpTrigger1?code=" + siteKey + "\n",
+		"cloud.url":      cloud.URL + "/api/HttpTrigger1?code=" + cloudKey + "\n",
+		"wrong-key.url":  site.URL + "/api/HttpTrigger1?code=sesame-sesame-sesame\n",
+		"other-key.url":  cloud.URL + "/api/HttpTrigger1?code=another-key-0123456789\n",
+		"service-key":    groupKey + "\n",
+	} {
+		if err := os.WriteFile(filepath.Join(env.WorkDir, name), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // startService runs a local service until the script has ended.
 func startService(t *testing.T, env *testscript.Env) error {
 	certificate, err := writeCertificate(env.WorkDir)
@@ -122,6 +143,9 @@ func startService(t *testing.T, env *testscript.Env) error {
 		return err
 	}
 	webhook := httptest.NewServer(allocation.NewHandler(allocation.Config{Setup: allocation.Setup{Policy: allocation.Tutorial()}}))
+	if err := startSecondWebhooks(env); err != nil {
+		return err
+	}
 	hubs := []string{"contoso-toasters-hub-1098.azure-devices.net", "contoso-heatpumps-hub-1098.azure-devices.net"}
 	service, err := dpslocal.New(dpslocal.Config{
 		IDScope: "0ne00ABCDEF",
@@ -132,7 +156,7 @@ func startService(t *testing.T, env *testscript.Env) error {
 		},
 		Hubs: []dpslocal.Hub{{Name: hubs[0]}, {Name: hubs[1]}},
 		EnrollmentGroups: []dpslocal.EnrollmentGroup{{
-			ID: "contoso-custom-allocated-devices", PrimaryKey: groupKey, Hubs: hubs,
+			ID: "contoso-custom-allocated-devices", PrimaryKey: groupKey, Hubs: hubs, WebhookCAFile: filepath.Join(env.WorkDir, "webhook-ca.pem"),
 			AllocationPolicy: dpslocal.Custom, WebhookURL: dpslocal.Secret(webhook.URL + "/api/HttpTrigger1"),
 		}},
 		Enrollments: []dpslocal.IndividualEnrollment{{

@@ -40,12 +40,24 @@ func (f *serviceFlags) add(cmd *cobra.Command) {
 	set.StringVar(&f.caFile, "ca-file", "", "`file` with certificates to trust beside the system's; "+caFileVariable+" counts beside "+connectionStringVariable)
 }
 
+// localAddress is where to connect to instead of the host of the connection
+// string, or "". The environment's is about the environment's service.
+func (f *serviceFlags) localAddress() string {
+	if f.connectionStringFile != "" {
+		return f.address
+	}
+	return cmp.Or(f.address, os.Getenv(addressVariable))
+}
+
+// local tells whether the service is one on site: Azure's has no address of its own.
+func (f *serviceFlags) local() bool { return f.localAddress() != "" }
+
 // client makes a client of the service; the caller closes it.
 func (f *serviceFlags) client(cmd *cobra.Command) (*enrollment.Client, error) {
 	text, source := os.Getenv(connectionStringVariable), connectionStringVariable
-	address, caFile := cmp.Or(f.address, os.Getenv(addressVariable)), cmp.Or(f.caFile, os.Getenv(caFileVariable))
+	caFile := cmp.Or(f.caFile, os.Getenv(caFileVariable))
 	if f.connectionStringFile != "" {
-		address, caFile = f.address, f.caFile // the others are about another service
+		caFile = f.caFile // the others are about another service
 		content, err := readFile(f.connectionStringFile)
 		if err != nil {
 			return nil, err
@@ -65,7 +77,7 @@ func (f *serviceFlags) client(cmd *cobra.Command) (*enrollment.Client, error) {
 	}
 	client, err := enrollment.New(enrollment.Config{
 		ConnectionString: policy,
-		Address:          address,
+		Address:          f.localAddress(),
 		RootCAs:          roots,
 		UserAgent:        "gatewayctl",
 	})
@@ -123,10 +135,25 @@ func confirm(cmd *cobra.Command, yes bool, question string) error {
 	if yes {
 		return nil
 	}
-	file, ok := cmd.InOrStdin().(*os.File)
-	if !ok || !term.IsTerminal(int(file.Fd())) {
+	file, isThere := terminal(cmd)
+	if !isThere {
 		return wrongUsage(cmd, "nobody is there to confirm it, and --yes is not given; nothing was changed")
 	}
+	if !ask(cmd, file, question) {
+		fmt.Fprintln(cmd.ErrOrStderr(), "Nothing was changed.")
+		return errReported
+	}
+	return nil
+}
+
+// terminal gives the keyboard of the person who runs the command, if there is one.
+func terminal(cmd *cobra.Command) (*os.File, bool) {
+	file, isFile := cmd.InOrStdin().(*os.File)
+	return file, isFile && term.IsTerminal(int(file.Fd()))
+}
+
+// ask asks a person, for whom an interrupt is a no.
+func ask(cmd *cobra.Command, file *os.File, question string) bool {
 	fmt.Fprintf(cmd.ErrOrStderr(), "%s [y/N] ", question)
 	answer := make(chan string, 1)
 	go func() { // ends with the process if an interrupt comes first
@@ -135,12 +162,9 @@ func confirm(cmd *cobra.Command, yes bool, question string) error {
 	}()
 	select {
 	case line := <-answer:
-		if line == "y" || line == "yes" {
-			return nil
-		}
+		return line == "y" || line == "yes"
 	case <-cmd.Context().Done():
 		fmt.Fprintln(cmd.ErrOrStderr())
+		return false
 	}
-	fmt.Fprintln(cmd.ErrOrStderr(), "Nothing was changed.")
-	return errReported
 }

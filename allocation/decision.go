@@ -69,28 +69,35 @@ type Decision struct {
 	Duration time.Duration
 }
 
+// logMessage is the first line of the log of the tutorial's function. Whoever
+// has read that log looks for this line.
+const logMessage = "C# HTTP trigger function processed a request."
+
 // log writes the decision as one record, in the words of the tutorial's
-// function, which logs the request's body and then the response or the refusal.
-// cause is what a 503 does not tell its caller, or nil.
+// function: its first line, the request's body under request_body, and under
+// response what the function logs there, the response or the text of the refusal.
+// Both come last, because they are long. cause is what a 503 does not tell its
+// caller, or nil.
 func (d *Decision) log(ctx context.Context, logger *slog.Logger, cause error) {
 	level := d.level()
 	if !logger.Enabled(ctx, level) {
 		return
 	}
-	attrs := []slog.Attr{
+	attrs := make([]slog.Attr, 0, 9)
+	attrs = append(attrs,
 		slog.String("registration_id", shorten(d.RegistrationID, maxLoggedID)),
 		slog.Int("status", d.Status),
-		slog.Duration("duration", d.Duration),
+	)
+	for _, known := range []slog.Attr{
+		slog.String("hub", d.AssignedHub),
+		slog.String("source", string(d.Source)),
+		slog.String("rule", shorten(d.Rule, maxLoggedID)),
+	} {
+		if known.Value.String() != "" {
+			attrs = append(attrs, known)
+		}
 	}
-	if d.AssignedHub != "" {
-		attrs = append(attrs, slog.String("hub", d.AssignedHub))
-	}
-	if d.Rule != "" {
-		attrs = append(attrs, slog.String("rule", shorten(d.Rule, maxLoggedID)))
-	}
-	if d.Source == SourceUpstream || d.Source == SourceFallback {
-		attrs = append(attrs, slog.String("source", string(d.Source)))
-	}
+	attrs = append(attrs, slog.Duration("duration", d.Duration))
 	if d.FallbackReason != "" {
 		attrs = append(attrs, slog.String("fallback_reason", d.FallbackReason))
 	}
@@ -103,12 +110,12 @@ func (d *Decision) log(ctx context.Context, logger *slog.Logger, cause error) {
 	if d.Request != nil {
 		attrs = append(attrs, slog.String("request_body", shorten(string(d.Request), maxLoggedBody)))
 	}
+	response := d.Refusal
 	if d.Response != nil {
-		attrs = append(attrs, slog.String("response", shorten(string(d.Response), maxLoggedBody)))
-	} else {
-		attrs = append(attrs, slog.String("response", d.Refusal))
+		response = shorten(string(d.Response), maxLoggedBody)
 	}
-	logger.LogAttrs(ctx, level, "webhook processed a request", attrs...)
+	attrs = append(attrs, slog.String("response", response))
+	logger.LogAttrs(ctx, level, logMessage, attrs...)
 }
 
 // level says who should look: nobody at an answer of the policy, a person at

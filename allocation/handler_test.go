@@ -262,6 +262,45 @@ func TestReplaceWhileServing(t *testing.T) {
 	group.Wait()
 }
 
+// TestTutorialInTheLog holds the record of a decision against the log that the
+// tutorial shows of its function: the same lines in the same order, word for word.
+// The two labels in it are names of members of the record.
+func TestTutorialInTheLog(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	handler := NewHandler(Config{Setup: Setup{Policy: Tutorial()}, Logger: slog.New(slog.NewJSONHandler(&log, nil))})
+	post(handler, "/api/HttpTrigger1", string(golden(t, "tutorial-toaster.request.json")))
+	var record struct {
+		Message        string `json:"msg"`
+		RegistrationID string `json:"registration_id"`
+		Status         int
+		Hub            string
+		Source         string
+		Rule           string
+		Duration       *time.Duration
+		RequestBody    string `json:"request_body"`
+		Response       string
+	}
+	if err := json.Unmarshal(log.Bytes(), &record); err != nil { // one record and no more
+		t.Fatal(err)
+	}
+	got := []string{record.Message, "Request.Body:...", record.RequestBody, "Response", record.Response}
+
+	var want []string
+	for line := range strings.Lines(string(golden(t, "tutorial-function.log"))) {
+		_, said, _ := strings.Cut(strings.TrimSpace(line), " [Information] ")
+		want = append(want, said)
+	}
+	want = want[1 : len(want)-1] // the first and the last line are the host's, not the function's
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the function's log (-tutorial +ours):\n%s", diff)
+	}
+	if record.RegistrationID != "breakroom499-contoso-tstrsd-007" || record.Status != 200 || record.Duration == nil ||
+		record.Hub != "contoso-toasters-hub-1098.azure-devices.net" || record.Source != "policy" || record.Rule != "toasters" {
+		t.Errorf("got %+v", record)
+	}
+}
+
 // TestDecisions reads both traces of a decision, the value and the log record,
 // on a clock that stands at midnight and moves only while the policy thinks.
 func TestDecisions(t *testing.T) {
@@ -281,7 +320,7 @@ func TestDecisions(t *testing.T) {
 				Request:  json.RawMessage(`{"enrollmentGroup":{"customAllocationDefinition":{"webhookUrl":"https://h/f?****"}},"deviceRuntimeContext":{"registrationId":"a-contoso-tstrsd-007","symmetricKey":{"primaryKey":"[redacted]"}},"linkedHubs":["a-toasters-1"]}`),
 				Response: json.RawMessage(`{"iotHubHostName":"a-toasters-1",` + toasterTwin + `}`),
 			},
-			wantLog: `{"level":"INFO","msg":"webhook processed a request","registration_id":"a-contoso-tstrsd-007","status":200,"duration":1000000000,"hub":"a-toasters-1","rule":"toasters",` +
+			wantLog: `{"level":"INFO","msg":"C# HTTP trigger function processed a request.","registration_id":"a-contoso-tstrsd-007","status":200,"hub":"a-toasters-1","source":"policy","rule":"toasters","duration":1000000000,` +
 				`"request_body":"{\"enrollmentGroup\":{\"customAllocationDefinition\":{\"webhookUrl\":\"https://h/f?****\"}},\"deviceRuntimeContext\":{\"registrationId\":\"a-contoso-tstrsd-007\",\"symmetricKey\":{\"primaryKey\":\"[redacted]\"}},\"linkedHubs\":[\"a-toasters-1\"]}",` +
 				`"response":"{\"iotHubHostName\":\"a-toasters-1\",\"initialTwin\":{\"properties\":{\"desired\":{\"state\":\"ready\",\"darknessSetting\":\"medium\"}},\"tags\":{\"deviceType\":\"toaster\"}}}"}`,
 		},
@@ -292,24 +331,24 @@ func TestDecisions(t *testing.T) {
 				Source: SourcePolicy, RegistrationID: "kettle", Rule: "unrecognized", Status: 400, Refusal: "Unrecognized device registration.",
 				Request: json.RawMessage(`{"deviceRuntimeContext":{"registrationId":"kettle"},"linkedHubs":["a"]}`),
 			},
-			wantLog: `{"level":"INFO","msg":"webhook processed a request","registration_id":"kettle","status":400,"duration":1000000000,"rule":"unrecognized",` +
+			wantLog: `{"level":"INFO","msg":"C# HTTP trigger function processed a request.","registration_id":"kettle","status":400,"source":"policy","rule":"unrecognized","duration":1000000000,` +
 				`"request_body":"{\"deviceRuntimeContext\":{\"registrationId\":\"kettle\"},\"linkedHubs\":[\"a\"]}","response":"Unrecognized device registration."}`,
 		},
 		{
 			name: "empty body", target: "/api/f?code=" + keyOne, policy: Tutorial(),
 			want:    Decision{Source: SourcePolicy, Rule: "no registration ID", Status: 400, Refusal: "Registration ID not provided for the device."},
-			wantLog: `{"level":"INFO","msg":"webhook processed a request","registration_id":"","status":400,"duration":1000000000,"rule":"no registration ID","response":"Registration ID not provided for the device."}`,
+			wantLog: `{"level":"INFO","msg":"C# HTTP trigger function processed a request.","registration_id":"","status":400,"source":"policy","rule":"no registration ID","duration":1000000000,"response":"Registration ID not provided for the device."}`,
 		},
 		{
 			name: "wrong key", target: "/api/f?code=SECRETSECRETSECRET", policy: Tutorial(), body: `{}`,
 			want:    Decision{Status: 401, Refusal: "The function key is missing or wrong: the webhook URL of the enrollment must end in ?code= and a valid key."},
-			wantLog: `{"level":"WARN","msg":"webhook processed a request","registration_id":"","status":401,"duration":0,"response":"The function key is missing or wrong: the webhook URL of the enrollment must end in ?code= and a valid key."}`,
+			wantLog: `{"level":"WARN","msg":"C# HTTP trigger function processed a request.","registration_id":"","status":401,"duration":0,"response":"The function key is missing or wrong: the webhook URL of the enrollment must end in ?code= and a valid key."}`,
 		},
 		{
 			name: "trouble of our own", target: "/api/f?code=" + keyOne, body: `{"linkedHubs":[]}`,
 			policy:  policyFunc(func(Request) (Response, error) { return Response{}, errors.New("directory away") }),
 			want:    Decision{Source: SourcePolicy, Status: 503, Refusal: "The allocation policy is not available at the moment; ask again later.", Request: json.RawMessage(`{"linkedHubs":[]}`)},
-			wantLog: `{"level":"ERROR","msg":"webhook processed a request","registration_id":"","status":503,"duration":1000000000,"err":"directory away","request_body":"{\"linkedHubs\":[]}","response":"The allocation policy is not available at the moment; ask again later."}`,
+			wantLog: `{"level":"ERROR","msg":"C# HTTP trigger function processed a request.","registration_id":"","status":503,"source":"policy","duration":1000000000,"err":"directory away","request_body":"{\"linkedHubs\":[]}","response":"The allocation policy is not available at the moment; ask again later."}`,
 		},
 	}
 	for _, test := range tests {

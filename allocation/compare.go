@@ -88,8 +88,8 @@ func Compare(was, is Answer) []Difference {
 	case assigned != (is.Status == http.StatusOK):
 		return []Difference{{Path: "answer", Was: was.text(), Is: is.text()}}
 	case assigned:
-		a, errA := decode(was.Response)
-		b, errB := decode(is.Response)
+		a, errA := decodeAny(was.Response)
+		b, errB := decodeAny(is.Response)
 		if errA != nil || errB != nil {
 			return Differences(was.Response, is.Response)
 		}
@@ -142,8 +142,8 @@ func withoutNulls(response any) any {
 // several members of one name the last counts. A text that is not JSON differs
 // from all but itself.
 func Differences(was, is []byte) []Difference {
-	a, errA := decode(was)
-	b, errB := decode(is)
+	a, errA := decodeAny(was)
+	b, errB := decodeAny(is)
 	if errA != nil || errB != nil {
 		if bytes.Equal(was, is) {
 			return nil
@@ -247,7 +247,9 @@ func byContract(a, b string) int {
 // below is the path of a member; a name that would be mistaken for a path is
 // quoted.
 func below(path, name string) string {
-	plain := func(r rune) bool { return r == '_' || r == '-' || r == '$' || unicode.IsLetter(r) || unicode.IsDigit(r) }
+	plain := func(r rune) bool {
+		return r == '_' || r == '-' || r == '$' || unicode.IsLetter(r) || unicode.IsDigit(r)
+	}
 	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return !plain(r) }) {
 		return path + "[" + quoteJSON(name) + "]"
 	}
@@ -257,8 +259,8 @@ func below(path, name string) string {
 	return path + "." + name
 }
 
-// decode reads one document and keeps its numbers as they are written.
-func decode(document []byte) (any, error) {
+// decodeAny reads one document and keeps its numbers as they are written.
+func decodeAny(document []byte) (any, error) {
 	decoder := json.NewDecoder(bytes.NewReader(document))
 	decoder.UseNumber()
 	var value any
@@ -273,7 +275,7 @@ func decode(document []byte) (any, error) {
 
 // compactJSON is a decoded value on one line, or nothing for a missing one.
 func compactJSON(value any) string {
-	if value == (any)(missing{}) {
+	if value == any(missing{}) {
 		return ""
 	}
 	var out bytes.Buffer

@@ -24,12 +24,14 @@ func TestDifferences(t *testing.T) {
 		{"numbers beyond a float", `12345678901234567890`, `12345678901234567891`, []string{`12345678901234567890 → 12345678901234567891`}},
 		{"the sign", `[-1]`, `[1]`, []string{`[0]: -1 → 1`}},
 		{"an absurd exponent", `1e99999999999`, `1e99999999998`, []string{`1e99999999999 → 1e99999999998`}},
-		{"deep", `{"initialTwin":{"properties":{"desired":{"state":"ready","n":1}}}}`, `{"initialTwin":{"properties":{"desired":{"state":"off","m":2}}}}`,
+		{
+			"deep", `{"initialTwin":{"properties":{"desired":{"state":"ready","n":1}}}}`, `{"initialTwin":{"properties":{"desired":{"state":"off","m":2}}}}`,
 			[]string{
 				`initialTwin.properties.desired.m: (nothing) → 2`,
 				`initialTwin.properties.desired.n: 1 → (nothing)`,
 				`initialTwin.properties.desired.state: "ready" → "off"`,
-			}},
+			},
+		},
 		{"the hub comes first", `{"iotHubHostName":"a","b":1}`, `{"iotHubHostName":"c","b":2}`, []string{`iotHubHostName: "a" → "c"`, `b: 1 → 2`}},
 		{"lists", `[1,[2,3]]`, `[1,[2,4,5],6]`, []string{`[1][1]: 3 → 4`, `[1][2]: (nothing) → 5`, `[2]: (nothing) → 6`}},
 		{"null is not nothing", `{"a":null}`, `{}`, []string{`a: null → (nothing)`}},
@@ -114,7 +116,7 @@ func FuzzDifferences(f *testing.F) {
 		if got := Differences(a, a); got != nil {
 			t.Errorf("%q differs from itself: %v", a, got)
 		}
-		if value, err := decode(a); err == nil {
+		if value, err := decodeAny(a); err == nil {
 			if got := Differences(a, []byte(compactJSON(value))); got != nil {
 				t.Errorf("%q differs from its compact form: %v", a, got)
 			}

@@ -37,6 +37,10 @@ type Decision struct {
 	// Rule names the rule of the policy that decided, or is empty.
 	Rule string
 
+	// PolicyDigest names the text of the policy that decided, or is empty when
+	// somebody else did, or a policy without a text.
+	PolicyDigest string
+
 	// Device is the row of the device directory that the policy was given, or nil.
 	Device Row
 

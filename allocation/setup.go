@@ -26,6 +26,10 @@ type Setup struct {
 	// Policy decides. Required.
 	Policy Policy
 
+	// PolicyDigest names the policy's text in the record of a decision. Default:
+	// none, for a policy that is no text.
+	PolicyDigest string
+
 	// Directory has the rows that a policy which is a [DirectoryUser] reads.
 	// Default: none, and such a policy cannot decide.
 	Directory Directory
@@ -80,7 +84,7 @@ func (s *Setup) decideHere(ctx context.Context, request Request) result {
 		return fromError(err)
 	}
 	decided := s.decideByPolicy(ctx, Question{Request: request, Device: device})
-	decided.Device, decided.DirectoryTrouble = redactRow(device), trouble
+	decided.Device, decided.DirectoryTrouble, decided.PolicyDigest = redactRow(device), trouble, s.PolicyDigest
 	return decided
 }
 

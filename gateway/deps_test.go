@@ -15,11 +15,11 @@ const module = "github.com/contoso/gatewayd/"
 // packages of ours it may import. "internal" packages beside a leaf are part of it.
 var mayImport = map[string][]string{
 	"cmd/gatewayd":                  {"gateway"},
-	"cmd/gatewayctl":                {"gateway/config", "provisioning", "provisioning/sealedkeys", "provisioning/enrollment", "allocation", "serialbus"},
+	"cmd/gatewayctl":                {"gateway/config", "provisioning", "provisioning/sealedkeys", "provisioning/enrollment", "allocation", "allocation/decisionlog", "serialbus"},
 	"cmd/dpslocal":                  {"provisioning/dpslocal", "provisioning/dpslocal/pgstore"},
 	"cmd/appliancesim":              {"serialbus/serialbustest"},
 	"cmd/demo":                      {"gateway", "provisioning/dpslocal", "serialbus/serialbustest"},
-	"gateway":                       {"gateway/config", "serialbus", "provisioning", "provisioning/hub", "allocation"},
+	"gateway":                       {"gateway/config", "serialbus", "provisioning", "provisioning/hub", "allocation", "allocation/decisionlog"},
 	"gateway/config":                {"serialbus", "provisioning", "provisioning/sealedkeys", "allocation"},
 	"serialbus":                     {},
 	"serialbus/profiles":            {},
@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	"provisioning/dpslocal/pgstore":             {"provisioning/dpslocal"},
 	"provisioning/dpslocal/storetest":           {"provisioning/dpslocal"},
 	"allocation":                                {},
+	"allocation/decisionlog":                    {"allocation"},
 }
 
 // home says which packages may import a foreign library directly, and why.

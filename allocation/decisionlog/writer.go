@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decisionlog
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/contoso/gatewayd/allocation"
+)
+
+// Limits of a file and of its writer.
+const (
+	// DefaultLimit is what a decision log takes on the disk, in bytes, unless
+	// something else is wanted: about 30,000 decisions.
+	DefaultLimit = 64 << 20
+	// LeastLimit lets a quarter, which is one file, hold the longest record.
+	LeastLimit = 4 * maxLine
+
+	keptFiles  = 3 // older files beside the one that is written
+	maxQueue   = 8 << 20
+	writeAfter = 1 << 20 // queued bytes that are written before their second is over
+	interval   = time.Second
+)
+
+// Config is what a [Writer] is made of.
+type Config struct {
+	// Path is the file; see the package's documentation for those beside it.
+	// Required.
+	Path string
+
+	// Limit bounds all files together, in bytes. Default: [DefaultLimit]; at least
+	// [LeastLimit].
+	Limit int64
+
+	// Logger is told when the file cannot be written, and when it can again.
+	// Default: nobody is.
+	Logger *slog.Logger
+}
+
+// Stats is what a [Writer] has done.
+type Stats struct {
+	Written uint64
+	// Lost counts decisions that are not in the file.
+	Lost uint64
+	// Err is why the file cannot be written at the moment, or nil.
+	Err error
+}
+
+// Writer appends decisions to a file. [Writer.Add] may be called from many
+// goroutines.
+type Writer struct {
+	cfg  Config
+	wake chan struct{} // the queue is no longer empty, or long
+	stop chan struct{}
+	done chan struct{}
+
+	mu     sync.Mutex // guards what follows
+	queue  []Record
+	queued int // bytes, about
+	closed bool
+	stats  Stats
+
+	// What follows belongs to the goroutine of run.
+	file *os.File // nil = to be opened
+	size int64
+	told uint64 // of the lost ones, those that a line in the file tells of
+	text bytes.Buffer
+}
+
+// NewWriter makes a writer and starts it. It does not fail: a file that cannot be
+// written now may be writable later, and until then decisions are only counted.
+// [Writer.Close] ends it.
+func NewWriter(cfg Config) *Writer {
+	cfg.Limit = max(cmp.Or(cfg.Limit, DefaultLimit), LeastLimit)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	w := &Writer{cfg: cfg, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	go w.run()
+	return w
+}
+
+// Add takes a decision for the file, if it is one that can be replayed. It never
+// waits: when the queue is full the decision is lost, and counted.
+func (w *Writer) Add(d allocation.Decision) {
+	record, worth := FromDecision(d)
+	if !worth {
+		return
+	}
+	const overhead = 512 // of a record beside its documents, about
+	size := overhead + cap(record.Request) + cap(record.Response)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed || w.queued+size > maxQueue {
+		w.stats.Lost++
+		return
+	}
+	first, long := len(w.queue) == 0, w.queued < writeAfter && w.queued+size >= writeAfter
+	w.queue = append(w.queue, record)
+	w.queued += size
+	if first || long {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Stats tells what has been done so far.
+func (w *Writer) Stats() Stats {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stats
+}
+
+// Close writes what is queued and closes the file. A decision that comes later is
+// lost.
+func (w *Writer) Close() error {
+	w.mu.Lock()
+	closed := w.closed
+	w.closed = true
+	w.mu.Unlock()
+	if !closed {
+		close(w.stop)
+	}
+	<-w.done
+	return w.Stats().Err
+}
+
+// run writes the queue when a second has passed since its first record, or when it
+// is long. Without decisions it sleeps.
+func (w *Writer) run() {
+	defer close(w.done)
+	defer w.closeFile()
+	for {
+		select {
+		case <-w.wake:
+		case <-w.stop:
+			w.flush()
+			return
+		}
+		gather := time.NewTimer(interval)
+		for gathering := !w.long(); gathering; {
+			select {
+			case <-gather.C:
+				gathering = false
+			case <-w.stop: // seen again above
+				gathering = false
+			case <-w.wake:
+				gathering = !w.long()
+			}
+		}
+		gather.Stop()
+		w.flush()
+	}
+}
+
+func (w *Writer) long() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.queued >= writeAfter
+}
+
+// flush writes what is queued, and says when the file begins or ends to be in
+// trouble. What cannot be written is lost.
+func (w *Writer) flush() {
+	w.mu.Lock()
+	records, lost, before := w.queue, w.stats.Lost, w.stats.Err
+	w.queue, w.queued = nil, 0
+	w.mu.Unlock()
+	if len(records) == 0 && lost == w.told {
+		return
+	}
+	written, err := w.write(records, lost)
+
+	w.mu.Lock()
+	w.stats.Written += uint64(written)
+	w.stats.Lost += uint64(len(records) - written)
+	w.stats.Err = err
+	lost = w.stats.Lost
+	w.mu.Unlock()
+	switch {
+	case err != nil && before == nil:
+		w.cfg.Logger.Error("decisions are not recorded for replay; they are answered, logged and counted as before", "file", w.cfg.Path, "err", err)
+	case err == nil && before != nil:
+		w.cfg.Logger.Info("decisions are recorded for replay again", "file", w.cfg.Path, "lost", lost)
+	}
+}
+
+// write gives how many of the records are in the file. lost is how many were lost
+// before the first of them.
+func (w *Writer) write(records []Record, lost uint64) (written int, err error) {
+	if err := w.open(); err != nil {
+		return 0, err
+	}
+	w.text.Reset()
+	defer func() {
+		if w.text.Cap() > 4*writeAfter { // after a flood
+			w.text = bytes.Buffer{}
+		}
+	}()
+	if lost > w.told {
+		if err := appendLine(&w.text, line{Version: Version, Time: time.Now().UTC(), Lost: lost - w.told}); err != nil {
+			return 0, err
+		}
+	}
+	pending := 0 // records in text
+	for _, r := range records {
+		before := w.text.Len()
+		if appendRecord(&w.text, r) != nil {
+			continue // too long; it counts as lost
+		}
+		if full := w.size+int64(w.text.Len()) > w.cfg.Limit/(keptFiles+1); full && w.size+int64(before) > 0 {
+			rest := bytes.Clone(w.text.Bytes()[before:])
+			w.text.Truncate(before)
+			if err := w.append(lost); err != nil {
+				return written, err
+			}
+			written, pending = written+pending, 0
+			if err := w.rotate(); err != nil {
+				return written, err
+			}
+			w.text.Write(rest)
+		}
+		pending++
+	}
+	if err := w.append(lost); err != nil {
+		return written, err
+	}
+	return written + pending, nil
+}
+
+// append writes text and empties it. What was written in part is taken back.
+func (w *Writer) append(lost uint64) error {
+	if w.text.Len() == 0 {
+		return nil
+	}
+	if _, err := w.file.Write(w.text.Bytes()); err != nil {
+		_ = w.file.Truncate(w.size)
+		w.closeFile()
+		return err
+	}
+	w.size += int64(w.text.Len())
+	w.text.Reset()
+	w.told = lost
+	return nil
+}
+
+// open makes sure that file is the one at the path: somebody may have deleted it,
+// or moved it away.
+func (w *Writer) open() error {
+	if w.file != nil {
+		mine, err := w.file.Stat()
+		there, errThere := os.Stat(w.cfg.Path)
+		if err == nil && errThere == nil && os.SameFile(mine, there) {
+			w.size = mine.Size() // somebody may have emptied it
+			return nil
+		}
+		w.closeFile()
+	}
+	file, err := os.OpenFile(w.cfg.Path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		file.Close()
+		return err
+	}
+	w.file, w.size = file, info.Size()
+	return w.endLine()
+}
+
+// endLine ends a line that a killed writer has left without an end.
+func (w *Writer) endLine() error {
+	if w.size == 0 {
+		return nil
+	}
+	last := make([]byte, 1)
+	if _, err := w.file.ReadAt(last, w.size-1); err != nil && !errors.Is(err, io.EOF) {
+		w.closeFile()
+		return err
+	}
+	if last[0] == '\n' {
+		return nil
+	}
+	w.text.Reset()
+	w.text.WriteByte('\n')
+	return w.append(w.told)
+}
+
+// rotate puts an empty file in the place of the full one.
+func (w *Writer) rotate() error {
+	w.closeFile()
+	for i := keptFiles; i >= 1; i-- {
+		if err := os.Rename(rotated(w.cfg.Path, i-1), rotated(w.cfg.Path, i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return w.open()
+}
+
+// rotated is the path of the i-th older file; the 0th is the one that is written.
+func rotated(path string, i int) string {
+	if i == 0 {
+		return path
+	}
+	return fmt.Sprintf("%s.%d", path, i)
+}
+
+func (w *Writer) closeFile() {
+	if w.file != nil {
+		w.file.Close()
+		w.file = nil
+	}
+}

@@ -26,7 +26,7 @@ const (
 
 // Upstream is a cloud function that is asked before the site's policy (front
 // mode). Ask is called from many goroutines at once, with the body of a request
-// as it came. It returns before ctx ends with enough time left for the policy.
+// as it came. It returns within [UpstreamTime], so that the policy has its time.
 //
 // It returns one of these:
 //

@@ -13,10 +13,14 @@ import (
 )
 
 // How long an answer may take. The service is given one within five seconds
-// (dps-protocol 12.3); what does not come in time is answered with 503.
+// (dps-protocol 12.3), and in front mode, where a function may have to be started
+// first, within 15; what does not come in time is answered with 503.
 const (
-	answerTime = 4500 * time.Millisecond // everything that is asked, together
+	answerTime = 4500 * time.Millisecond // everything that is asked here, together
 	policyTime = 2 * time.Second         // the policy alone
+
+	// UpstreamTime is what an Upstream may take besides.
+	UpstreamTime = 8 * time.Second
 )
 
 // Setup is everything that an answer depends on besides the request. A [Handler]
@@ -65,6 +69,14 @@ func (h *Handler) Replace(setup Setup) error {
 	}
 	h.setup.Store(setup.clone())
 	return nil
+}
+
+// time is how long an answer may take.
+func (s *Setup) time() time.Duration {
+	if s.Upstream == nil {
+		return answerTime
+	}
+	return UpstreamTime + answerTime
 }
 
 // decide answers a request that was let in, from its body as it came and what was

@@ -19,8 +19,8 @@ var mayImport = map[string][]string{
 	"cmd/dpslocal":                  {"provisioning/dpslocal", "provisioning/dpslocal/pgstore"},
 	"cmd/appliancesim":              {"serialbus/serialbustest"},
 	"cmd/demo":                      {"gateway", "provisioning/dpslocal", "serialbus/serialbustest"},
-	"gateway":                       {"gateway/config", "serialbus", "provisioning", "provisioning/hub", "allocation", "allocation/decisionlog"},
-	"gateway/config":                {"serialbus", "provisioning", "provisioning/sealedkeys", "allocation"},
+	"gateway":                       {"gateway/config", "serialbus", "provisioning", "provisioning/hub", "allocation", "allocation/upstream", "allocation/decisionlog"},
+	"gateway/config":                {"serialbus", "provisioning", "provisioning/sealedkeys", "allocation", "allocation/upstream"},
 	"serialbus":                     {},
 	"serialbus/profiles":            {},
 	"serialbus/serialbustest":       {},
@@ -40,6 +40,7 @@ var mayImport = map[string][]string{
 	"provisioning/dpslocal/storetest":           {"provisioning/dpslocal"},
 	"allocation":                                {},
 	"allocation/decisionlog":                    {"allocation"},
+	"allocation/upstream":                       {"allocation"},
 }
 
 // home says which packages may import a foreign library directly, and why.

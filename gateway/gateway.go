@@ -29,8 +29,10 @@ type Options struct {
 	// Webhook takes the place of [allocation] listen: a socket-activated
 	// descriptor, or a test's listener. Nil binds the configured address.
 	Webhook net.Listener
-	// Reload makes the gateway read its keys again: those of its devices, and the function keys.
+	// Reload makes the gateway read its keys again: those of its devices, and the function keys; and the webhook's setup.
 	Reload <-chan struct{}
+	// ConfigFile is read again at a reload, for the webhook's section. Empty keeps to the one that New was given.
+	ConfigFile string
 }
 
 // Gateway is the daemon: lines, appliances and webhook, wired. [New] makes it
@@ -47,6 +49,7 @@ type Gateway struct {
 	records    []io.Closer // recordings of lines
 	notify     notifier
 	reload     <-chan struct{}
+	reread     func() (config.Config, error)
 
 	mu      sync.Mutex
 	changes chan struct{} // closed and replaced at each change; guarded by mu
@@ -63,6 +66,12 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 // webhook's listener; it opens no port yet and asks nothing of the network.
 func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err error) {
 	g := &Gateway{log: opts.Logger, notify: notifier{opts.Logger}, reload: opts.Reload, changes: make(chan struct{})}
+	g.reread = func() (config.Config, error) {
+		if opts.ConfigFile == "" {
+			return cfg, nil
+		}
+		return LoadConfig(opts.ConfigFile)
+	}
 	for _, warning := range cfg.Warnings {
 		g.log.Warn(warning)
 	}
@@ -352,13 +361,25 @@ func (g *Gateway) watchReload(ctx context.Context) {
 		case <-g.reload:
 		}
 		if g.webhook != nil {
-			g.reloaded("function keys", g.webhook.reload())
+			g.reloaded("webhook", g.reloadWebhook())
 		}
 		if g.keys != nil {
 			g.reloaded("keys of devices", g.keys.reload())
 			g.supervisor.wakeAll() // one that was without a key may have one now
 		}
 	}
+}
+
+// reloadWebhook reads the configuration and all that its webhook's section names.
+func (g *Gateway) reloadWebhook() error {
+	cfg, err := g.reread()
+	if err != nil {
+		return fmt.Errorf("reading the configuration again: %w", err)
+	}
+	if cfg.Allocation == nil {
+		return errors.New("the configuration has no [allocation] section any more; the webhook goes on until a restart")
+	}
+	return g.webhook.reload(*cfg.Allocation)
 }
 
 func (g *Gateway) reloaded(what string, err error) {

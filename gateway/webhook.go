@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/contoso/gatewayd/allocation"
@@ -29,7 +30,8 @@ const (
 
 // webhook serves the allocation policy to DPS.
 type webhook struct {
-	cfg      config.Allocation
+	cfg      config.Allocation // of the setup in force; its owner is whoever reloads
+	front    atomic.Pointer[front]
 	listener net.Listener
 	handler  *allocation.Handler
 	server   *http.Server
@@ -40,11 +42,12 @@ type webhook struct {
 // newWebhook binds the listener, or takes the activated one in its place, and
 // reads the function keys and the certificate.
 func newWebhook(cfg config.Allocation, activated net.Listener, log *slog.Logger) (*webhook, error) {
-	setup, err := loadSetup(cfg)
+	setup, before, err := loadSetup(cfg, log)
 	if err != nil {
 		return nil, err
 	}
 	w := &webhook{cfg: cfg, listener: activated, ready: make(chan struct{}), log: log}
+	w.front.Store(before)
 	w.handler = allocation.NewHandler(allocation.Config{Setup: setup, Logger: log})
 	w.server = &http.Server{
 		Handler:           w.handler,
@@ -98,30 +101,45 @@ func (w *webhook) Run(ctx context.Context) error {
 		w.log.Warn("webhook requests cut off", "err", err)
 		w.server.Close()
 	}
+	w.front.Load().close()
 	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
 }
 
-// reload builds the setup anew and puts it in the place of the old one. If any
-// part of it fails the old one stays whole.
-func (w *webhook) reload() error {
-	setup, err := loadSetup(w.cfg)
+// reload builds the setup of cfg and puts it in the place of the old one. If any
+// part of it fails the old one stays whole. What is not part of a setup, such as
+// the address to listen on, stays as it is.
+func (w *webhook) reload(cfg config.Allocation) error {
+	setup, before, err := loadSetup(cfg, w.log)
 	if err != nil {
 		return fmt.Errorf("%w; the old ones stay in force", err)
 	}
-	return w.handler.Replace(setup) // refuses to open what was locked
+	if err := w.handler.Replace(setup); err != nil { // refuses to open what was locked
+		return err
+	}
+	w.cfg = cfg
+	w.front.Swap(before).close()
+	return nil
 }
 
 // loadSetup reads all that a reload reads again: everything that can fail comes
 // before anything takes effect.
-func loadSetup(cfg config.Allocation) (allocation.Setup, error) {
+func loadSetup(cfg config.Allocation, log *slog.Logger) (allocation.Setup, *front, error) {
 	keys, err := functionKeys(cfg.FunctionKeys)
 	if err != nil {
-		return allocation.Setup{}, fmt.Errorf("reading [allocation] function_keys: %w", err)
+		return allocation.Setup{}, nil, fmt.Errorf("reading [allocation] function_keys: %w", err)
 	}
-	return allocation.Setup{Policy: allocation.Tutorial(), FunctionKeys: keys}, nil
+	setup := allocation.Setup{Policy: allocation.Tutorial(), FunctionKeys: keys}
+	before, err := newFront(cfg.Upstream, log)
+	if err != nil {
+		return allocation.Setup{}, nil, err
+	}
+	if before != nil {
+		setup.Upstream = before.breaker
+	}
+	return setup, before, nil
 }
 
 // functionKeys reads the keys that a caller may show; none without a name.

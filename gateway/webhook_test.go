@@ -51,17 +51,17 @@ func TestReloadKeepsKeys(t *testing.T) {
 	}
 	defer w.listener.Close()
 	write("first-key-1234567890\nsecond-key-1234567890\n")
-	if err := w.reload(); err != nil {
+	if err := w.reload(w.cfg); err != nil {
 		t.Errorf("reloading two keys: %v", err)
 	}
 	write("# none\n")
-	if err := w.reload(); err == nil || strings.Contains(err.Error(), "first-key") {
+	if err := w.reload(w.cfg); err == nil || strings.Contains(err.Error(), "first-key") {
 		t.Errorf("reloading no key: got %v, want a refusal without a key in it", err)
 	}
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.reload(); err == nil || !strings.Contains(err.Error(), "the old ones stay in force") {
+	if err := w.reload(w.cfg); err == nil || !strings.Contains(err.Error(), "the old ones stay in force") {
 		t.Errorf("reloading a file that is gone: got %v", err)
 	}
 }

@@ -94,7 +94,7 @@ func serve(path string, check bool, log *slog.Logger, stdout io.Writer) error {
 	reload := make(chan struct{}, 1)
 	go handleSignals(cancel, reload)
 
-	g, err := gateway.New(ctx, cfg, gateway.Options{Logger: log, Webhook: webhook, Reload: reload})
+	g, err := gateway.New(ctx, cfg, gateway.Options{Logger: log, Webhook: webhook, Reload: reload, ConfigFile: path})
 	if err != nil {
 		return err
 	}

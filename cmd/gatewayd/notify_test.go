@@ -75,7 +75,7 @@ func TestNotify(t *testing.T) {
 	if got := d.command.ProcessState.ExitCode(); got != 0 {
 		t.Errorf("exit status %d, want 0:\n%s", got, d.log())
 	}
-	if !strings.Contains(d.log(), "function keys reloaded") {
+	if !strings.Contains(d.log(), "webhook reloaded") {
 		t.Errorf("SIGHUP did not reload:\n%s", d.log())
 	}
 }

@@ -303,6 +303,7 @@ func checkAllocation(p *problems, raw rawAllocation) *Allocation {
 	if (raw.TLSCert == "") != (raw.TLSKey == "") {
 		p.add("[allocation] tls_cert", "tls_cert and tls_key go together; one of them is missing")
 	}
+	allocation.Upstream = checkUpstream(p, raw, allocation.Listen)
 	return allocation
 }
 

@@ -5,6 +5,7 @@ package config
 import (
 	"crypto/x509"
 	"slices"
+	"time"
 
 	"github.com/contoso/gatewayd/provisioning"
 	"github.com/contoso/gatewayd/serialbus"
@@ -113,4 +114,19 @@ type Allocation struct {
 	FunctionKeys string
 	// TLSCert and TLSKey are PEM files; both or neither.
 	TLSCert, TLSKey string
+	// Upstream is the cloud function that is asked first; nil without one.
+	Upstream *Upstream
+}
+
+// Upstream is a cloud function that answers before the site's policy.
+type Upstream struct {
+	// URL is the function's address, without a key.
+	URL string
+	// Key names the secret with the function key; empty shows none.
+	Key string
+	// Timeout bounds one question with all its tries.
+	Timeout time.Duration
+	// RootCAs are the system's and those of upstream_ca_file; nil for the
+	// system's alone.
+	RootCAs *x509.CertPool
 }

@@ -109,7 +109,7 @@ func TestMistakes(t *testing.T) {
 		{"unknown key in a table array", `driver =`, `drivers =`, `gatewayd.toml:11: unknown key "bus.drivers" (did you mean "driver"?)`},
 		{"letters changed places", `units =`, `untis =`, `unknown key "bus.untis" (did you mean "units"?)`},
 		{"unknown section", `[allocation]`, `[alocation]`, `gatewayd.toml:17: unknown key "alocation" (did you mean "allocation"?)`},
-		{"feature of a later version", `[allocation]`, "[allocation]\nupstream = \"https://x\"", `unknown key "allocation.upstream"`},
+		{"feature of a later version", `[allocation]`, "[allocation]\nmutual_tls = true", `unknown key "allocation.mutual_tls"`},
 		{"broken TOML", `site = "mainbuilding"`, `site = "mainbuilding`, `gatewayd.toml:1:`},
 		{"wrong type", `site = "mainbuilding"`, `site = 7`, `gatewayd.toml:1:`},
 		{"site with capitals", `"mainbuilding"`, `"Main Building"`, `site: "Main Building" has something else than lower-case`},
@@ -143,6 +143,15 @@ func TestMistakes(t *testing.T) {
 		{"pin without a name", `allow =`, "pin = [{unit = 4}]\nallow =", `pin of unit 4 registration_id: `},
 		{"unknown key of a pin", `[allocation]`, "[[bus.pin]]\nunit = 4\nregistration_id = \"a\"\nvendr = \"x\"\n[allocation]", `unknown key "bus.pin.vendr" (did you mean "vendor"?)`},
 		{"open webhook", `[allocation]`, "[allocation]\nlisten = \"0.0.0.0:7071\"", `[allocation] function_keys: missing, but listen = "0.0.0.0:7071" can be reached`},
+		{"key in the upstream's URL", `[allocation]`, "[allocation]\nupstream = \"https://h/api/f?code=SECRET\"", `[allocation] upstream: the URL holds a function key (code=), which would end up in logs: put the key into a credential, name that as upstream_key`},
+		{"upstream in clear text", `[allocation]`, "[allocation]\nupstream = \"http://10.0.0.1/api/f\"", `[allocation] upstream: http://10.0.0.1 would send the function key`},
+		{"upstream is the webhook", `[allocation]`, "[allocation]\nupstream = \"http://localhost:7071/api/f\"", `[allocation] upstream: this is the webhook itself (listen = "127.0.0.1:7071")`},
+		{"upstream is the open webhook", `[allocation]`, "[allocation]\nlisten = \":7071\"\nfunction_keys = \"k\"\nupstream = \"http://127.0.0.1:7071/api/f\"", `[allocation] upstream: this is the webhook itself (listen = ":7071")`},
+		{"upstream is the webhook by name", `[allocation]`, "[allocation]\nlisten = \"gw.site:443\"\nfunction_keys = \"k\"\nupstream = \"https://gw.site/api/f\"", `[allocation] upstream: this is the webhook itself (listen = "gw.site:443")`},
+		{"upstream key alone", `[allocation]`, "[allocation]\nupstream_key = \"upstream-key\"", `[allocation] upstream_key: of no use without upstream`},
+		{"upstream timeout too long", `[allocation]`, "[allocation]\nupstream = \"https://h/f\"\nupstream_timeout = \"9s\"", `[allocation] upstream_timeout: "9s" is not a time between "100ms" and "8s"`},
+		{"upstream timeout without unit", `[allocation]`, "[allocation]\nupstream = \"https://h/f\"\nupstream_timeout = \"5\"", `[allocation] upstream_timeout: "5" is not a time between`},
+		{"upstream CA file missing", `[allocation]`, "[allocation]\nupstream = \"https://h/f\"\nupstream_ca_file = \"/nonexistent/ca.pem\"", `[allocation] upstream_ca_file: opening: open /nonexistent/ca.pem`},
 		{"certificate without key", `[allocation]`, "[allocation]\ntls_cert = \"/a\"", `tls_cert and tls_key go together`},
 	}
 	for _, test := range tests {
@@ -158,7 +167,33 @@ func TestMistakes(t *testing.T) {
 			if !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got:\n%v\nwant a part:\n%s", err, test.want)
 			}
+			if strings.Contains(err.Error(), "SECRET") {
+				t.Errorf("the message shows a secret: %v", err)
+			}
 		})
+	}
+}
+
+func TestUpstream(t *testing.T) {
+	tests := []struct {
+		name, keys string
+		want       *Upstream
+	}{
+		{"none", "", nil},
+		{"alone", "upstream = \"https://h/api/f\"", &Upstream{URL: "https://h/api/f", Timeout: 5 * time.Second}},
+		{"beside the webhook", "upstream = \"http://127.0.0.1:7072/api/f\"", &Upstream{URL: "http://127.0.0.1:7072/api/f", Timeout: 5 * time.Second}},
+		{"the webhook's port elsewhere", "upstream = \"https://h:7071/api/f\"", &Upstream{URL: "https://h:7071/api/f", Timeout: 5 * time.Second}},
+		{"with all", "upstream = \"https://h/api/f\"\nupstream_key = \"upstream-key\"\nupstream_timeout = \"1500ms\"", &Upstream{URL: "https://h/api/f", Key: "upstream-key", Timeout: 1500 * time.Millisecond}},
+	}
+	for _, test := range tests {
+		cfg, err := Parse("gatewayd.toml", []byte(complete+test.keys))
+		if err != nil {
+			t.Errorf("%s: %v", test.name, err)
+			continue
+		}
+		if diff := cmp.Diff(test.want, cfg.Allocation.Upstream); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
 	}
 }
 

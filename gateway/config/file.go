@@ -61,4 +61,9 @@ type rawAllocation struct {
 	FunctionKeys string `toml:"function_keys"`
 	TLSCert      string `toml:"tls_cert"`
 	TLSKey       string `toml:"tls_key"`
+
+	Upstream        string `toml:"upstream"`
+	UpstreamKey     string `toml:"upstream_key"`
+	UpstreamTimeout string `toml:"upstream_timeout"`
+	UpstreamCAFile  string `toml:"upstream_ca_file"`
 }

@@ -18,35 +18,6 @@ const (
 	maxRegistrationID = 128 // characters
 )
 
-// checkShape bounds the nesting and the number of values of a valid document,
-// before anything descends into it. Depth costs whoever decodes it a stack, and
-// each value more memory than the few bytes that it takes on the wire.
-func checkShape(document []byte) error {
-	depth, values := 0, 0
-	for i := 0; i < len(document); {
-		switch document[i] {
-		case '"':
-			i = endOfString(document, i)
-			continue
-		case '{', '[':
-			depth++
-			values++
-			if depth > maxDepth {
-				return notAllocationRequest(fmt.Sprintf("it is nested deeper than %d levels", maxDepth))
-			}
-		case '}', ']':
-			depth--
-		case ',':
-			values++
-		}
-		i++
-	}
-	if values > maxMembers {
-		return notAllocationRequest(fmt.Sprintf("it has more than %d members", maxMembers))
-	}
-	return nil
-}
-
 // checkLengths bounds the members that go into messages and decisions.
 func (r *Request) checkLengths() error {
 	if utf8.RuneCountInString(orEmpty(r.DeviceRuntimeContext.RegistrationID)) > maxRegistrationID {

@@ -105,12 +105,12 @@ func responseHub(response []byte, linkedHubs []string) (string, error) {
 	var hub json.RawMessage
 	for name, value := range members(response) {
 		switch {
-		case strings.EqualFold(name, "iotHubHostName"):
+		case strings.EqualFold(string(name), "iotHubHostName"):
 			if hub != nil {
 				return "", errors.New("the answer names iotHubHostName twice")
 			}
 			hub = value
-		case strings.EqualFold(name, "initialTwin") && value[0] != '{' && !isNull(value):
+		case strings.EqualFold(string(name), "initialTwin") && value[0] != '{' && !isNull(value):
 			return "", errors.New("the answer's initialTwin is not an object")
 		}
 	}

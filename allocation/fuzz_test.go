@@ -5,7 +5,6 @@ package allocation
 import (
 	"bytes"
 	"encoding/json"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -112,7 +111,10 @@ func FuzzScan(f *testing.F) {
 		var list []json.RawMessage
 		switch document[0] {
 		case '{':
-			got := maps.Collect(members(document))
+			got := map[string]json.RawMessage{}
+			for name, value := range members(document) {
+				got[string(name)] = value
+			}
 			if err := json.Unmarshal(document, &object); err != nil {
 				t.Fatal(err)
 			}
@@ -145,5 +147,27 @@ func FuzzCertificate(f *testing.F) {
 			t.Errorf("got %+v, %t", got, ok)
 		}
 		device.TPMKeys()
+	})
+}
+
+// FuzzCheckDocument holds the checker against encoding/json: what is JSON to one
+// is JSON to the other, but for documents beyond the bounds.
+func FuzzCheckDocument(f *testing.F) {
+	f.Add(golden(f, "tutorial-toaster.request.json"))
+	for _, seed := range []string{
+		`0`, `-0`, `01`, `-`, `1.`, `.5`, `1.5e+7`, `1e`, `1E-05`, `+1`, `0x1`, `tru`, `true`, `truee`, `nul`, `false`, `NaN`,
+		`"\u00e9\uD83D"`, `"\u00g0"`, `"\u12"`, `"\x"`, `"\`, `"`, `"a`, "\"\t\"", "\"\xff\"", "\"\x7f\"", ` [ ] `, `[1,]`, `[,1]`, `[1 2]`, `[`, `{"a":1,}`,
+		`{"a" 1}`, `{"a":}`, `{a:1}`, `{"a":1}{`, `{}`, `{} `, `{"a":{"b":[{}]}}`, "\v1", ``, ` `, "\x00",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, document []byte) {
+		err := checkDocument(document)
+		if err != nil && !strings.Contains(err.Error(), "not valid JSON") {
+			return
+		}
+		if json.Valid(document) != (err == nil) {
+			t.Errorf("%q: got %v, and json.Valid says %t", document, err, json.Valid(document))
+		}
 	})
 }

@@ -145,7 +145,7 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, v *visit) (bo
 		return nil, new(tooLarge())
 	}
 	whole := http.MaxBytesReader(w, r.Body, maxBody)
-	body, err := io.ReadAll(io.LimitReader(whole, smallBody))
+	body, err := readSmall(whole, r.ContentLength)
 	if err == nil && len(body) == smallBody {
 		if !h.guard.admitLarge(v) {
 			return nil, new(beyond(limitLargeBodies))
@@ -161,4 +161,15 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, v *visit) (bo
 		return nil, new(unavailable(fmt.Errorf("reading the request: %w", err)))
 	}
 	return body, nil
+}
+
+// readSmall reads up to smallBody bytes, at once where the caller told how many
+// there are.
+func readSmall(body io.Reader, told int64) ([]byte, error) {
+	if told < 0 || told >= smallBody {
+		return io.ReadAll(io.LimitReader(body, smallBody))
+	}
+	small := make([]byte, told)
+	n, err := io.ReadFull(body, small)
+	return small[:n], err
 }

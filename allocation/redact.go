@@ -3,7 +3,6 @@
 package allocation
 
 import (
-	"bytes"
 	"encoding/json"
 	"strings"
 )
@@ -63,7 +62,7 @@ func maskText(quoted []byte, secret bool) []byte {
 	if secret {
 		return []byte(quotedRedacted)
 	}
-	if !bytes.ContainsAny(quoted, `\?=`) {
+	if !mayHoldSecret(quoted) {
 		return nil
 	}
 	text := unquote(quoted)
@@ -83,15 +82,30 @@ func maskText(quoted []byte, secret bool) []byte {
 	return masked
 }
 
+// mayHoldSecret is quick to clear the many texts that hold neither a query nor a
+// name with its value; an escape may hide either.
+func mayHoldSecret(quoted []byte) bool {
+	for _, c := range quoted {
+		if c == '?' || c == '=' || c == '\\' {
+			return true
+		}
+	}
+	return false
+}
+
+// secretEndings are what the name of a secret ends in, in lower case.
+var secretEndings = []string{"key", "password", "secret", "token", "connectionstring"}
+
 // isSecretName tells by a member's name that its value is not for a log. A
 // plural is as secret as its singular.
 func isSecretName(quoted []byte) bool {
-	name := unquote(quoted)
-	if n := len(name) - 1; n > 0 && (name[n] == 's' || name[n] == 'S') {
+	name := textOf(quoted)
+	if n := len(name) - 1; n > 0 && name[n]|0x20 == 's' {
 		name = name[:n]
 	}
-	for _, ending := range []string{"key", "password", "secret", "token", "connectionstring"} {
-		if start := len(name) - len(ending); start >= 0 && strings.EqualFold(name[start:], ending) {
+	for _, ending := range secretEndings {
+		start := len(name) - len(ending)
+		if start >= 0 && name[len(name)-1]|0x20 == ending[len(ending)-1] && strings.EqualFold(string(name[start:]), ending) {
 			return true
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strconv"
 )
 
@@ -61,10 +60,7 @@ func ParseRequest(body []byte) (Request, error) {
 	if len(body) == 0 {
 		return Request{}, nil
 	}
-	if !json.Valid(body) {
-		return Request{}, notAllocationRequest(fmt.Sprintf("the body is not valid JSON at byte %d", errorOffset(body)))
-	}
-	if err := checkShape(body); err != nil {
+	if err := checkDocument(body); err != nil {
 		return Request{}, err
 	}
 	if isNull(body) {
@@ -76,7 +72,7 @@ func ParseRequest(body []byte) (Request, error) {
 	var request Request
 	var device, hubs json.RawMessage
 	for name, value := range members(body) {
-		switch name {
+		switch string(name) {
 		case "individualEnrollment":
 			request.IndividualEnrollment = value
 		case "enrollmentGroup":
@@ -110,7 +106,7 @@ func parseDeviceRuntimeContext(raw json.RawMessage) (DeviceRuntimeContext, error
 	}
 	var registrationID, hub, deviceID json.RawMessage
 	for name, value := range members(raw) {
-		switch name {
+		switch string(name) {
 		case "registrationId":
 			registrationID = value
 		case "currentIotHubHostName":

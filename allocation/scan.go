@@ -14,14 +14,15 @@ import (
 // and it folds the case of member names when it fills a struct; the webhook
 // needs four members, spelled exactly.
 
-// members gives the members of an object in their order, duplicates included.
-func members(object []byte) iter.Seq2[string, json.RawMessage] {
-	return func(yield func(string, json.RawMessage) bool) {
+// members gives the members of an object in their order, duplicates included. A
+// name is the text itself, without quotes and escapes.
+func members(object []byte) iter.Seq2[[]byte, json.RawMessage] {
+	return func(yield func([]byte, json.RawMessage) bool) {
 		for i := skipTo(object, 1); object[i] != '}'; i = skipTo(object, i) {
 			nameEnd := endOfString(object, i)
 			start := skipTo(object, nameEnd)
 			end := endOfValue(object, start)
-			if !yield(unquote(object[i:nameEnd]), object[start:end:end]) {
+			if !yield(textOf(object[i:nameEnd]), object[start:end:end]) {
 				return
 			}
 			i = end
@@ -69,14 +70,14 @@ func endOfValue(document []byte, start int) int {
 
 // endOfString gives the offset behind the string that starts at start.
 func endOfString(document []byte, start int) int {
-	i := start + 1
-	for document[i] != '"' {
-		if document[i] == '\\' {
+	for i := start + 1; ; i++ {
+		switch document[i] {
+		case '"':
+			return i + 1
+		case '\\':
 			i++
 		}
-		i++
 	}
-	return i + 1
 }
 
 // endOfBrackets gives the offset behind the object or list that starts at start.
@@ -111,13 +112,17 @@ func endOfLiteral(document []byte, start int) int {
 
 // unquote gives the text of a string. What is not UTF-8 in it, and half of a
 // surrogate pair, becomes U+FFFD.
-func unquote(quoted []byte) string {
-	if bytes.IndexByte(quoted, '\\') < 0 && utf8.Valid(quoted) {
-		return string(quoted[1 : len(quoted)-1])
+func unquote(quoted []byte) string { return string(textOf(quoted)) }
+
+// textOf is unquote without a copy where none is needed.
+func textOf(quoted []byte) []byte {
+	inside := quoted[1 : len(quoted)-1]
+	if bytes.IndexByte(inside, '\\') < 0 && utf8.Valid(inside) {
+		return inside
 	}
 	var text string
 	if err := json.Unmarshal(quoted, &text); err != nil {
-		return ""
+		return nil
 	}
-	return text
+	return []byte(text)
 }

@@ -71,8 +71,9 @@ fuzz: ## every fuzz target for FUZZTIME
 
 bench: bench-allocation bench-serialbus bench-dpslocal bench-provisioning bench-size ## all benchmarks
 
-bench-allocation: ## the webhook against a bare net/http handler
-	go test -run '^$$' -bench . -benchtime 5s ./allocation
+bench-allocation: ## the webhook under load, beside a bare net/http handler and Node
+	@.ci/need wrk h2load:nghttp2-client node:nodejs taskset:util-linux
+	go test -run '^$$' -bench . -timeout 60m ./allocation
 
 bench-serialbus: ## scans against the limit of the wire, and a building's lines; SCAN_BENCH=full for the whole table
 	go test -run '^$$' -bench . -timeout 30m ./serialbus

@@ -74,10 +74,10 @@ func (t *callerTable) forget() {
 	}
 }
 
-// callerOf gives the address that a connection is counted under: that of a host
+// CallerOf gives the address that a connection is counted under: that of a host
 // for IPv4, that of its network for IPv6, where a host has 2^64 of them. What is
 // not an IP address, as that of a Unix socket, gives the zero value.
-func callerOf(remoteAddr string) netip.Addr {
+func CallerOf(remoteAddr string) netip.Addr {
 	parsed, err := netip.ParseAddrPort(remoteAddr)
 	if err != nil {
 		return netip.Addr{}

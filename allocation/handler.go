@@ -87,7 +87,7 @@ func (h *Handler) serveFunction(w http.ResponseWriter, r *http.Request) {
 
 	// Log and observer first: nothing is assigned that was not recorded.
 	if outcome.Limit != "" {
-		h.turned.log(r.Context(), h.logger, outcome.Limit, callerOf(r.RemoteAddr), start)
+		h.turned.log(r.Context(), h.logger, outcome.Limit, CallerOf(r.RemoteAddr), start)
 	} else {
 		outcome.log(r.Context(), h.logger, outcome.cause)
 	}
@@ -107,7 +107,7 @@ func (h *Handler) decide(w http.ResponseWriter, r *http.Request, now time.Time) 
 	if h.guard.stopping() {
 		return beyond(limitStop)
 	}
-	from := callerOf(r.RemoteAddr)
+	from := CallerOf(r.RemoteAddr)
 	setup := h.setup.Load()
 	if !authorized(r, setup.FunctionKeys) {
 		if !h.guard.mayMiss(from, now) {

@@ -376,7 +376,7 @@ func TestCallerOf(t *testing.T) {
 		"evil.example:80":               "invalid IP",
 		"[fe80::1%\x1b[31mzone\n]:8080": "fe80::",
 	} {
-		if got := callerOf(remote).String(); got != want {
+		if got := CallerOf(remote).String(); got != want {
 			t.Errorf("%q: got %s, want %s", remote, got, want)
 		}
 	}
@@ -433,7 +433,7 @@ func BenchmarkGuard(b *testing.B) {
 	g := newGuard(Limits{Rate: 1e9, RatePerCaller: 1e9})
 	b.RunParallel(func(p *testing.PB) {
 		for i := 0; p.Next(); i++ {
-			from := callerOf("192.0.2.1:40000")
+			from := CallerOf("192.0.2.1:40000")
 			v, limit := g.admit(from, time.Now())
 			if limit != "" {
 				b.Fatal(limit)

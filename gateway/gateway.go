@@ -361,10 +361,16 @@ func (g *Gateway) watchReload(ctx context.Context) {
 		case <-g.reload:
 		}
 		if g.webhook != nil {
-			g.reloaded("webhook", g.reloadWebhook())
+			if err := g.reloadWebhook(); err != nil {
+				g.log.Error("webhook not reloaded", "err", err)
+			}
 		}
 		if g.keys != nil {
-			g.reloaded("keys of devices", g.keys.reload())
+			if err := g.keys.reload(); err != nil {
+				g.log.Error("keys of devices not reloaded", "err", err)
+			} else {
+				g.log.Info("keys of devices reloaded; other changes of the configuration need a restart")
+			}
 			g.supervisor.wakeAll() // one that was without a key may have one now
 		}
 	}
@@ -380,12 +386,4 @@ func (g *Gateway) reloadWebhook() error {
 		return errors.New("the configuration has no [allocation] section any more; the webhook goes on until a restart")
 	}
 	return g.webhook.reload(*cfg.Allocation)
-}
-
-func (g *Gateway) reloaded(what string, err error) {
-	if err != nil {
-		g.log.Error("not reloaded", "err", err)
-		return
-	}
-	g.log.Info(what + " reloaded; other changes of the configuration need a restart")
 }

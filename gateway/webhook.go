@@ -10,8 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,24 +17,35 @@ import (
 	"github.com/contoso/gatewayd/gateway/config"
 )
 
-// Limits of the webhook's listener. DPS waits about half a minute for an
-// answer, a decision takes microseconds.
+// Deadlines of the webhook's connections; a request has about 1,200 bytes and
+// its headers some hundred. Whoever is slower is cut off.
 const (
-	webhookHeaderTime = 5 * time.Second
-	webhookTime       = 15 * time.Second
+	webhookHeaderTime = 5 * time.Second  // also of a TLS handshake
+	webhookReadTime   = 10 * time.Second // of headers and body
+	webhookWriteTime  = 30 * time.Second // from the headers to the end of the answer
 	webhookIdleTime   = 2 * time.Minute
 	drainTime         = 8 * time.Second // inside the ten seconds of a stop
 )
 
 // webhook serves the allocation policy to DPS.
 type webhook struct {
-	cfg      config.Allocation // of the setup in force; its owner is whoever reloads
-	front    atomic.Pointer[front]
-	listener net.Listener
-	handler  *allocation.Handler
-	server   *http.Server
-	ready    chan struct{}
-	log      *slog.Logger
+	cfg         config.Allocation // of the setup in force; its owner is whoever reloads
+	front       atomic.Pointer[front]
+	listener    net.Listener
+	handler     *allocation.Handler
+	certificate *certificateFiles // nil without TLS
+	server      *http.Server
+	ready       chan struct{}
+	log         *slog.Logger
+}
+
+// http1 leaves HTTP/2 out: neither the service nor a proxy in front of the gateway
+// needs it, and with one request at a time on each connection the cap on
+// connections also bounds what a caller can start and take back.
+func http1() *http.Protocols {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	return &protocols
 }
 
 // newWebhook binds the listener, or takes the activated one in its place, and
@@ -48,19 +57,26 @@ func newWebhook(cfg config.Allocation, activated net.Listener, log *slog.Logger)
 	}
 	w := &webhook{cfg: cfg, listener: activated, ready: make(chan struct{}), log: log}
 	w.front.Store(before)
-	w.handler = allocation.NewHandler(allocation.Config{Setup: setup, Logger: log})
+	w.handler = allocation.NewHandler(allocation.Config{
+		Setup:  setup,
+		Limits: allocation.Limits{Rate: cfg.RequestsPerSecond, RatePerCaller: cfg.RequestsPerSecondPerCaller},
+		Logger: log,
+	})
+	connections := newConnections(cfg.MaxConnections, log)
 	w.server = &http.Server{
 		Handler:           w.handler,
-		ReadHeaderTimeout: webhookHeaderTime, ReadTimeout: webhookTime, WriteTimeout: webhookTime, IdleTimeout: webhookIdleTime,
+		ReadHeaderTimeout: webhookHeaderTime, ReadTimeout: webhookReadTime, WriteTimeout: webhookWriteTime, IdleTimeout: webhookIdleTime,
 		MaxHeaderBytes: 16 << 10,
+		ConnState:      connections.changed,
+		Protocols:      http1(),
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug), // handshakes of port scanners and the like
 	}
 	if cfg.TLSCert != "" {
-		certificate := &certificateFiles{certFile: cfg.TLSCert, keyFile: cfg.TLSKey, log: log}
-		if _, err := certificate.get(nil); err != nil {
+		w.certificate = newCertificateFiles(cfg.TLSCert, cfg.TLSKey, log)
+		if err := w.certificate.reload(); err != nil {
 			return nil, fmt.Errorf("reading [allocation] tls_cert and tls_key: %w", err)
 		}
-		w.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.get}
+		w.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: w.certificate.get}
 	}
 	if w.listener == nil {
 		if w.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
@@ -72,6 +88,7 @@ func newWebhook(cfg config.Allocation, activated net.Listener, log *slog.Logger)
 			fmt.Errorf("the allocation webhook at %s can be reached from other machines but has no function_keys; configure them, or listen on 127.0.0.1", address),
 			w.listener.Close())
 	}
+	w.listener = connections.listen(w.listener)
 	return w, nil
 }
 
@@ -106,98 +123,4 @@ func (w *webhook) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
-}
-
-// reload builds the setup of cfg and puts it in the place of the old one. If any
-// part of it fails the old one stays whole. What is not part of a setup, such as
-// the address to listen on, stays as it is.
-func (w *webhook) reload(cfg config.Allocation) error {
-	setup, before, err := loadSetup(cfg, w.log)
-	if err != nil {
-		return fmt.Errorf("%w; the old ones stay in force", err)
-	}
-	if err := w.handler.Replace(setup); err != nil { // refuses to open what was locked
-		return err
-	}
-	w.cfg = cfg
-	w.front.Swap(before).close()
-	return nil
-}
-
-// loadSetup reads all that a reload reads again: everything that can fail comes
-// before anything takes effect.
-func loadSetup(cfg config.Allocation, log *slog.Logger) (allocation.Setup, *front, error) {
-	keys, err := functionKeys(cfg.FunctionKeys)
-	if err != nil {
-		return allocation.Setup{}, nil, fmt.Errorf("reading [allocation] function_keys: %w", err)
-	}
-	setup := allocation.Setup{Policy: allocation.Tutorial(), FunctionKeys: keys}
-	before, err := newFront(cfg.Upstream, log)
-	if err != nil {
-		return allocation.Setup{}, nil, err
-	}
-	if before != nil {
-		setup.Upstream = before.breaker
-	}
-	return setup, before, nil
-}
-
-// functionKeys reads the keys that a caller may show; none without a name.
-func functionKeys(name string) ([]allocation.FunctionKey, error) {
-	if name == "" {
-		return nil, nil
-	}
-	text, err := config.ReadSecret(name)
-	if err != nil {
-		return nil, err
-	}
-	return allocation.ParseFunctionKeys(text)
-}
-
-// certificateFiles serves the certificate of two PEM files and reads them again
-// when they change, so that a renewal needs no restart.
-type certificateFiles struct {
-	certFile, keyFile string
-	log               *slog.Logger
-
-	mu      sync.Mutex
-	loaded  *tls.Certificate
-	changed time.Time // of the newer file when it was loaded
-}
-
-func (c *certificateFiles) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	changed, err := newest(c.certFile, c.keyFile)
-	if err == nil && c.loaded != nil && changed.Equal(c.changed) {
-		return c.loaded, nil
-	}
-	var pair tls.Certificate
-	if err == nil {
-		pair, err = tls.LoadX509KeyPair(c.certFile, c.keyFile)
-	}
-	if err != nil {
-		if c.loaded == nil {
-			return nil, err
-		}
-		c.log.Error("webhook certificate not reloaded; the old one stays in use", "err", err)
-		c.changed = changed // said once for each change
-		return c.loaded, nil
-	}
-	c.loaded, c.changed = &pair, changed
-	return c.loaded, nil
-}
-
-func newest(files ...string) (time.Time, error) {
-	var latest time.Time
-	for _, file := range files {
-		info, err := os.Stat(file)
-		if err != nil {
-			return latest, err
-		}
-		if info.ModTime().After(latest) {
-			latest = info.ModTime()
-		}
-	}
-	return latest, nil
 }

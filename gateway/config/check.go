@@ -290,6 +290,10 @@ func rootCAs(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
+// mostConnections of the webhook leave descriptors for everything else; the
+// process has a thousand.
+const mostConnections = 700
+
 func checkAllocation(p *problems, raw rawAllocation) *Allocation {
 	allocation := &Allocation{Listen: raw.Listen, FunctionKeys: raw.FunctionKeys, TLSCert: raw.TLSCert, TLSKey: raw.TLSKey}
 	if raw.Listen == "" {
@@ -304,6 +308,14 @@ func checkAllocation(p *problems, raw rawAllocation) *Allocation {
 		p.add("[allocation] tls_cert", "tls_cert and tls_key go together; one of them is missing")
 	}
 	allocation.Upstream = checkUpstream(p, raw, allocation.Listen)
+	if raw.MaxConnections != nil {
+		allocation.MaxConnections = *raw.MaxConnections
+		if n := allocation.MaxConnections; n < 1 || n > mostConnections {
+			p.add("[allocation] max_connections", "%d is not between 1 and %d", n, mostConnections)
+		}
+	}
+	allocation.RequestsPerSecond = rate(p, "[allocation] requests_per_second", raw.RequestsPerSecond, 0, 1e6)
+	allocation.RequestsPerSecondPerCaller = rate(p, "[allocation] requests_per_second_per_caller", raw.RequestsPerSecondPerCaller, 0, 1e6)
 	return allocation
 }
 

@@ -116,6 +116,12 @@ type Allocation struct {
 	TLSCert, TLSKey string
 	// Upstream is the cloud function that is asked first; nil without one.
 	Upstream *Upstream
+	// MaxConnections is how many connections may be open at once; 0 = 512.
+	MaxConnections int
+	// RequestsPerSecond bounds all callers together, and
+	// RequestsPerSecondPerCaller each one that is not on this machine; 0 stands
+	// for the defaults of [allocation.Limits].
+	RequestsPerSecond, RequestsPerSecondPerCaller float64
 }
 
 // Upstream is a cloud function that answers before the site's policy.

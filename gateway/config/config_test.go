@@ -65,6 +65,24 @@ func TestParseRS485(t *testing.T) {
 	}
 }
 
+// TestWebhookLimits: what is absent is left to the webhook's own defaults.
+func TestWebhookLimits(t *testing.T) {
+	for text, want := range map[string]Allocation{
+		"[allocation]\n": {Listen: "127.0.0.1:7071"},
+		"[allocation]\nmax_connections = 700\nrequests_per_second = 0.5\nrequests_per_second_per_caller = 20\n": {
+			Listen: "127.0.0.1:7071", MaxConnections: 700, RequestsPerSecond: 0.5, RequestsPerSecondPerCaller: 20,
+		},
+	} {
+		cfg, err := Parse("gatewayd.toml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if *cfg.Allocation != want {
+			t.Errorf("%s: got %+v, want %+v", text, *cfg.Allocation, want)
+		}
+	}
+}
+
 func TestParseComplete(t *testing.T) {
 	cfg, err := Parse("gatewayd.toml", []byte(complete))
 	if err != nil {
@@ -152,6 +170,10 @@ func TestMistakes(t *testing.T) {
 		{"upstream timeout too long", `[allocation]`, "[allocation]\nupstream = \"https://h/f\"\nupstream_timeout = \"9s\"", `[allocation] upstream_timeout: "9s" is not a time between "100ms" and "8s"`},
 		{"upstream timeout without unit", `[allocation]`, "[allocation]\nupstream = \"https://h/f\"\nupstream_timeout = \"5\"", `[allocation] upstream_timeout: "5" is not a time between`},
 		{"upstream CA file missing", `[allocation]`, "[allocation]\nupstream = \"https://h/f\"\nupstream_ca_file = \"/nonexistent/ca.pem\"", `[allocation] upstream_ca_file: opening: open /nonexistent/ca.pem`},
+		{"no connections", `[allocation]`, "[allocation]\nmax_connections = 0", `[allocation] max_connections: 0 is not between 1 and 700`},
+		{"more connections than descriptors", `[allocation]`, "[allocation]\nmax_connections = 701", `[allocation] max_connections: 701 is not between 1 and 700`},
+		{"no requests", `[allocation]`, "[allocation]\nrequests_per_second = 0", `[allocation] requests_per_second: 0 is not between`},
+		{"negative rate of a caller", `[allocation]`, "[allocation]\nrequests_per_second_per_caller = -1", `[allocation] requests_per_second_per_caller: -1 is not between`},
 		{"certificate without key", `[allocation]`, "[allocation]\ntls_cert = \"/a\"", `tls_cert and tls_key go together`},
 	}
 	for _, test := range tests {

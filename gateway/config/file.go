@@ -62,8 +62,11 @@ type rawAllocation struct {
 	TLSCert      string `toml:"tls_cert"`
 	TLSKey       string `toml:"tls_key"`
 
-	Upstream        string `toml:"upstream"`
-	UpstreamKey     string `toml:"upstream_key"`
-	UpstreamTimeout string `toml:"upstream_timeout"`
-	UpstreamCAFile  string `toml:"upstream_ca_file"`
+	Upstream                   string   `toml:"upstream"`
+	UpstreamKey                string   `toml:"upstream_key"`
+	UpstreamTimeout            string   `toml:"upstream_timeout"`
+	UpstreamCAFile             string   `toml:"upstream_ca_file"`
+	MaxConnections             *int     `toml:"max_connections"`
+	RequestsPerSecond          *float64 `toml:"requests_per_second"`
+	RequestsPerSecondPerCaller *float64 `toml:"requests_per_second_per_caller"`
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"unicode"
 )
 
 // maxRefusal bounds the text of a refusal, in bytes.
@@ -57,6 +58,9 @@ func tooLarge() result {
 func fromError(err error) result {
 	if refusal, ok := errors.AsType[Refusal](err); ok {
 		refused := refuse(http.StatusBadRequest, refusal.Message)
+		if refused.Refusal == "" {
+			refused.Refusal = "The policy refuses the device."
+		}
 		refused.Rule = refusal.Rule
 		return refused
 	}
@@ -73,9 +77,11 @@ func redactBody(body []byte) []byte {
 	return redact(body)
 }
 
-// oneLine makes a refusal what its readers expect: one line of bounded length.
+// oneLine makes a refusal what its readers expect: one line of bounded length,
+// without characters that a terminal obeys.
 func oneLine(message string) string {
-	return shorten(strings.Join(strings.Fields(message), " "), maxRefusal)
+	words := strings.FieldsFunc(strings.ToValidUTF8(message, "\ufffd"), func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) })
+	return shorten(strings.Join(words, " "), maxRefusal)
 }
 
 // write sends the answer.

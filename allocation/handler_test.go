@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -71,6 +72,17 @@ func TestStatusContract(t *testing.T) {
 	broken := policyFunc(func(Request) (Response, error) {
 		return Response{IoTHubHostName: "a-toasters-1", Payload: json.RawMessage(`{`)}, nil
 	})
+	refusing := func(message string) Policy {
+		return policyFunc(func(Request) (Response, error) { return Response{}, Refusal{Message: message} })
+	}
+	wrapped := policyFunc(func(Request) (Response, error) {
+		return Response{}, fmt.Errorf("rule 7: %w", Refusal{Message: "not here"})
+	})
+	twin := func(desired, tags string) Policy {
+		return policyFunc(func(Request) (Response, error) {
+			return Response{IoTHubHostName: "a-toasters-1", InitialTwin: &InitialTwin{InitialProperties{json.RawMessage(desired)}, json.RawMessage(tags)}}, nil
+		})
+	}
 	wordy := policyFunc(func(Request) (Response, error) { return Response{}, Refusal{Message: "not\r\nhere,\tsorry"} })
 
 	tests := []struct {
@@ -91,6 +103,9 @@ func TestStatusContract(t *testing.T) {
 		{"unknown device", Tutorial(), nil, "POST", "/api/f", `{"deviceRuntimeContext":{"registrationId":"kettle"},"linkedHubs":["b"]}`, 400, "Unrecognized device registration."},
 		{"not JSON", Tutorial(), nil, "POST", "/api/f", `<xml/>`, 400, "The request is not an AllocationRequest: the body is not valid JSON at byte 1."},
 		{"refusal of two lines", wordy, nil, "POST", "/api/f", toaster, 400, "not here, sorry"},
+		{"refusal with what a terminal obeys", refusing("not \x1b[31mhere\x00\u009b, \xffsorry"), nil, "POST", "/api/f", toaster, 400, "not [31mhere , \ufffdsorry"},
+		{"refusal without words", refusing(" \n"), nil, "POST", "/api/f", toaster, 400, "The policy refuses the device."},
+		{"refusal inside another error", wrapped, nil, "POST", "/api/f", toaster, 400, "not here"},
 		{"no key", Tutorial(), keys, "POST", "/api/f", toaster, 401, keyWanted},
 		{"wrong key", Tutorial(), keys, "POST", "/api/f?code=wrong", toaster, 401, keyWanted},
 		{"wrong key and too large", Tutorial(), keys, "POST", "/api/f?code=wrong", strings.Repeat(" ", maxBody+1), 401, keyWanted},
@@ -102,6 +117,9 @@ func TestStatusContract(t *testing.T) {
 		{"panicking policy", panicking, nil, "POST", "/api/f", toaster, 503, askLater},
 		{"hub outside linkedHubs", foreign, nil, "POST", "/api/f", toaster, 503, askLater},
 		{"no hub", nameless, nil, "POST", "/api/f", toaster, 503, askLater},
+		{"desired properties that are no object", twin(`[]`, `{}`), nil, "POST", "/api/f", toaster, 503, askLater},
+		{"tags that are no object", twin(`{}`, `"x"`), nil, "POST", "/api/f", toaster, 503, askLater},
+		{"tags that are not JSON", twin(`{}`, `{x}`), nil, "POST", "/api/f", toaster, 503, askLater},
 		{"payload that is not JSON", broken, nil, "POST", "/api/f", toaster, 503, askLater},
 	}
 	for _, test := range tests {

@@ -5,6 +5,7 @@ package allocation
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 )
 
@@ -37,15 +38,22 @@ type InitialTwin struct {
 
 // InitialProperties holds the desired properties of an InitialTwin.
 type InitialProperties struct {
-	// Desired is a JSON object. It is raw so that its members keep the order in
-	// which the policy lists them.
+	// Desired is a JSON object, or nil for an empty one. It is raw so that its
+	// members keep the order in which the policy lists them.
 	Desired json.RawMessage `json:"desired"`
 }
 
 // Encode gives the response's bytes on the wire: compact, members in the
 // published order, no newline, and text as it is, without HTML escapes. It
-// fails when a raw member is not valid JSON.
+// fails when a raw member is not valid JSON, or a part of the twin no object.
 func (r Response) Encode() ([]byte, error) {
+	if r.InitialTwin != nil {
+		twin, err := r.InitialTwin.checked()
+		if err != nil {
+			return nil, fmt.Errorf("encoding the allocation response: %w", err)
+		}
+		r.InitialTwin = &twin
+	}
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)
@@ -54,6 +62,23 @@ func (r Response) Encode() ([]byte, error) {
 	}
 	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
 }
+
+// checked gives the twin as it is on the wire.
+func (t InitialTwin) checked() (InitialTwin, error) {
+	if t.Properties.Desired == nil {
+		t.Properties.Desired = json.RawMessage(`{}`)
+	}
+	if !isObject(t.Properties.Desired) {
+		return t, errors.New("the desired properties of the initial twin are not an object")
+	}
+	if t.Tags != nil && !isObject(t.Tags) {
+		return t, errors.New("the tags of the initial twin are not an object")
+	}
+	return t, nil
+}
+
+// isObject tells objects from other JSON.
+func isObject(raw json.RawMessage) bool { return bytes.HasPrefix(bytes.TrimSpace(raw), []byte("{")) }
 
 // Refusal is a policy's No. The webhook answers it with status 400 and the
 // message as plain text, and the service ends the registration with 400207.

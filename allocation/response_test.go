@@ -53,6 +53,8 @@ func TestEncode(t *testing.T) {
 		response Response
 		want     string
 	}{
+		{"twin of tags alone", Response{IoTHubHostName: "h", InitialTwin: &InitialTwin{Tags: json.RawMessage(`{"a":1}`)}}, `{"iotHubHostName":"h","initialTwin":{"properties":{"desired":{}},"tags":{"a":1}}}`},
+		{"empty twin", Response{IoTHubHostName: "h", InitialTwin: &InitialTwin{}}, `{"iotHubHostName":"h","initialTwin":{"properties":{"desired":{}}}}`},
 		{"hub alone", Response{IoTHubHostName: "h"}, `{"iotHubHostName":"h"}`},
 		{
 			"white space goes, order stays, text is not escaped",

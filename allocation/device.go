@@ -56,10 +56,11 @@ func (s *Setup) device(ctx context.Context, registrationID *string) (row Row, tr
 
 // lookUp asks the directory. It is not asked for what cannot be in it.
 func (s *Setup) lookUp(ctx context.Context, registrationID *string) (Row, bool, error) {
-	id := strings.ToLower(orEmpty(registrationID))
+	id := orEmpty(registrationID)
 	if !isRegistrationID(id) {
 		return nil, false, nil
 	}
+	id = strings.ToLower(id)
 	if s.Directory == nil {
 		return nil, false, errors.New("the policy reads the device directory, and there is none")
 	}
@@ -226,7 +227,7 @@ func maskColumn(name string, value any) (masked string, hide bool) {
 	return unquote(shown), true
 }
 
-// isRegistrationID tells whether a text in lower case can be a registration ID
+// isRegistrationID tells whether a text can be a registration ID
 // (dps-protocol 2.2).
 func isRegistrationID(id string) bool {
 	if id == "" || len(id) > 128 {
@@ -241,4 +242,6 @@ func isRegistrationID(id string) bool {
 	return isAlphanumeric(last) || last == '-'
 }
 
-func isAlphanumeric(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }
+func isAlphanumeric(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+}

@@ -92,6 +92,7 @@ func TestDirectoryOutcomes(t *testing.T) {
 		{"no registration ID", never, DirectoryUse{Used: true, Missing: DirectoryRefuse, Refusal: refused}, `null`, 400, refused, nil, "device directory", ""},
 		{"empty registration ID", never, DirectoryUse{Used: true, Missing: DirectoryRefuse, Refusal: refused}, `""`, 400, refused, nil, "device directory", ""},
 		{"registration ID with a quote", never, DirectoryUse{Used: true, Missing: DirectoryRefuse, Refusal: refused}, `"a' OR 'a'='a"`, 400, refused, nil, "device directory", ""},
+		{"registration ID with a Kelvin sign, whose lower case is a k", never, DirectoryUse{Used: true, Missing: DirectoryRefuse, Refusal: refused}, `"Kettle"`, 400, refused, nil, "device directory", ""},
 		{"registration ID that ends wrongly", never, DirectoryUse{Used: true, Missing: DirectoryRefuse, Refusal: refused}, `"a."`, 400, refused, nil, "device directory", ""},
 		{"registration ID that is too long", never, DirectoryUse{Used: true, Missing: DirectoryRefuse, Refusal: refused}, `"` + strings.Repeat("a", 129) + `"`, 400, "The request is not an AllocationRequest: deviceRuntimeContext.registrationId has more than 128 characters.", nil, "", ""},
 		{"longest registration ID", good, DirectoryUse{Used: true, Missing: DirectoryRefuse, Refusal: refused}, `"` + strings.Repeat("a", 128) + `"`, 400, refused, nil, "device directory", ""},

@@ -41,6 +41,7 @@ var mayImport = map[string][]string{
 	"allocation":                                {},
 	"allocation/decisionlog":                    {"allocation"},
 	"allocation/upstream":                       {"allocation"},
+	"allocation/directory":                      {"allocation"},
 }
 
 // home says which packages may import a foreign library directly, and why.
@@ -58,9 +59,11 @@ var home = []struct {
 	{"github.com/coreos/go-systemd/v22/journal", []string{"gateway"}, "only the daemon talks to systemd"},
 	{"filippo.io/age", []string{"provisioning/sealedkeys"}, "a program that imports the DPS client should not link it"},
 	{"filippo.io/age/armor", []string{"provisioning/sealedkeys"}, "a program that imports the DPS client should not link it"},
-	{"modernc.org/sqlite", []string{"gateway", "provisioning/dpslocal"}, "each store is one file beside its user"},
-	{"github.com/jackc/pgx/v5", []string{"provisioning/dpslocal/pgstore"}, "only a program that shares a store should link it"},
-	{"github.com/jackc/pgx/v5/stdlib", []string{"provisioning/dpslocal/pgstore"}, "only a program that shares a store should link it"},
+	{"modernc.org/sqlite", []string{"gateway", "provisioning/dpslocal", "allocation/directory"}, "each store is one file beside its user"},
+	{"github.com/jackc/pgx/v5", []string{"provisioning/dpslocal/pgstore", "allocation/directory"}, "only a program that shares a store should link it"},
+	{"github.com/jackc/pgx/v5/stdlib", []string{"provisioning/dpslocal/pgstore", "allocation/directory"}, "only a program that shares a database should link it"},
+	{"github.com/jackc/pgx/v5/pgconn", []string{"allocation/directory"}, "only a program that shares a database should link it"},
+	{"github.com/jackc/pgx/v5/pgconn/ctxwatch", []string{"allocation/directory"}, "only a program that shares a database should link it"},
 	{"github.com/pressly/goose/v3", []string{"gateway", "provisioning/dpslocal", "provisioning/dpslocal/pgstore"}, "each store is one file beside its user"},
 	{"github.com/coder/websocket", []string{"provisioning/dpslocal", "provisioning/internal/mqttrpc", "provisioning/internal/mqttrpc/mqttrpctest"}, "MQTT goes over WebSocket in one place on each side, and in a small double in the tests"},
 	{"golang.org/x/net/http/httpproxy", []string{"provisioning/internal/netdial"}, "which proxy is used is decided in one place"},

@@ -78,10 +78,10 @@ func redactBody(body []byte) []byte {
 }
 
 // oneLine makes a refusal what its readers expect: one line of bounded length,
-// without characters that a terminal obeys.
+// without characters that a terminal obeys, in which nothing is hidden.
 func oneLine(message string) string {
 	words := strings.FieldsFunc(strings.ToValidUTF8(message, "\ufffd"), func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) })
-	return shorten(strings.Join(words, " "), maxRefusal)
+	return shorten(visible(strings.Join(words, " ")), maxRefusal)
 }
 
 // write sends the answer.

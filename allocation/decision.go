@@ -89,13 +89,13 @@ func (d *Decision) log(ctx context.Context, logger *slog.Logger, cause error) {
 	}
 	attrs := make([]slog.Attr, 0, 9)
 	attrs = append(attrs,
-		slog.String("registration_id", shorten(d.RegistrationID, maxLoggedID)),
+		slog.String("registration_id", loggable(d.RegistrationID, maxLoggedID)),
 		slog.Int("status", d.Status),
 	)
 	for _, known := range []slog.Attr{
-		slog.String("hub", d.AssignedHub),
+		slog.String("hub", loggable(d.AssignedHub, maxHostName)),
 		slog.String("source", string(d.Source)),
-		slog.String("rule", shorten(d.Rule, maxLoggedID)),
+		slog.String("rule", loggable(d.Rule, maxLoggedID)),
 	} {
 		if known.Value.String() != "" {
 			attrs = append(attrs, known)
@@ -109,14 +109,14 @@ func (d *Decision) log(ctx context.Context, logger *slog.Logger, cause error) {
 		attrs = append(attrs, slog.String("directory_trouble", d.DirectoryTrouble))
 	}
 	if cause != nil {
-		attrs = append(attrs, slog.Any("err", cause))
+		attrs = append(attrs, slog.String("err", loggable(cause.Error(), maxLoggedBody)))
 	}
 	if d.Request != nil {
-		attrs = append(attrs, slog.String("request_body", shorten(string(d.Request), maxLoggedBody)))
+		attrs = append(attrs, slog.String("request_body", loggable(string(d.Request), maxLoggedBody)))
 	}
 	response := d.Refusal
 	if d.Response != nil {
-		response = shorten(string(d.Response), maxLoggedBody)
+		response = loggable(string(d.Response), maxLoggedBody)
 	}
 	attrs = append(attrs, slog.String("response", response))
 	logger.LogAttrs(ctx, level, logMessage, attrs...)

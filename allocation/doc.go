@@ -13,6 +13,7 @@
 //     webhook's URL is wrong, and 503 makes the service ask again for about
 //     seven minutes. So a refusal of the policy is 400 and every trouble of our
 //     own is 503.
+//   - [Limits] bound what callers may ask; what is beyond is 503 as well.
 //   - [Setup] is all that decides and can be replaced while requests come in.
 //   - [ParseRequest] reads the AllocationRequest.
 //   - An [Upstream], where there is one, is the cloud function that is asked first

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -40,7 +41,6 @@ type Handler struct {
 	logger  *slog.Logger
 	turned  turnedAway
 	observe func(Decision)
-	mux     *http.ServeMux
 }
 
 // NewHandler makes a webhook from cfg.
@@ -49,13 +49,11 @@ func NewHandler(cfg Config) *Handler {
 		guard:   newGuard(cfg.Limits),
 		logger:  cfg.Logger,
 		observe: cfg.Observe,
-		mux:     http.NewServeMux(),
 	}
 	if h.logger == nil {
 		h.logger = slog.New(slog.DiscardHandler)
 	}
 	h.setup.Store(cfg.Setup.clone())
-	h.mux.HandleFunc("/api/{function}", h.serveFunction)
 	return h
 }
 
@@ -72,9 +70,15 @@ func (h *Handler) Drain(ctx context.Context) {
 
 // ServeHTTP answers one request; see the package's documentation for the
 // meaning of each status.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.ServeHTTP(w, r) }
-
-func (h *Handler) serveFunction(w http.ResponseWriter, r *http.Request) {
+//
+// It routes by itself, because http.ServeMux would redirect an address with two
+// slashes in a row, and the service takes a redirect for the end of a
+// registration.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if name, ok := strings.CutPrefix(r.URL.Path, "/api/"); !ok || name == "" || strings.Contains(name, "/") {
+		writeText(w, http.StatusNotFound, "The allocation webhook is at /api/ and one name, such as /api/HttpTrigger1.")
+		return
+	}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		writeText(w, http.StatusMethodNotAllowed, "The allocation webhook answers POST only.")

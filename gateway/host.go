@@ -50,14 +50,6 @@ func ActivatedWebhook() (net.Listener, error) {
 // NewLogger writes text lines. The journal stamps its lines itself, so under it
 // the time is left out.
 func NewLogger(w io.Writer, level slog.Leveler) *slog.Logger {
-	options := &slog.HandlerOptions{Level: level}
-	if underJournal, err := journal.StderrIsJournalStream(); err == nil && underJournal {
-		options.ReplaceAttr = func(groups []string, attr slog.Attr) slog.Attr {
-			if len(groups) == 0 && attr.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return attr
-		}
-	}
-	return slog.New(slog.NewTextHandler(w, options))
+	underJournal, err := journal.StderrIsJournalStream()
+	return slog.New(newTextHandler(w, level, err != nil || !underJournal))
 }

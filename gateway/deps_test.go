@@ -40,6 +40,7 @@ var mayImport = map[string][]string{
 	"provisioning/dpslocal/storetest":           {"provisioning/dpslocal"},
 	"allocation":                                {},
 	"allocation/decisionlog":                    {"allocation"},
+	"allocation/policy":                         {"allocation"},
 	"allocation/upstream":                       {"allocation"},
 	"allocation/directory":                      {"allocation"},
 }
@@ -66,6 +67,7 @@ var home = []struct {
 	{"github.com/jackc/pgx/v5/pgconn/ctxwatch", []string{"allocation/directory"}, "only a program that shares a database should link it"},
 	{"github.com/pressly/goose/v3", []string{"gateway", "provisioning/dpslocal", "provisioning/dpslocal/pgstore"}, "each store is one file beside its user"},
 	{"github.com/coder/websocket", []string{"provisioning/dpslocal", "provisioning/internal/mqttrpc", "provisioning/internal/mqttrpc/mqttrpctest"}, "MQTT goes over WebSocket in one place on each side, and in a small double in the tests"},
+	{"cel.dev/cel-go/cel", []string{"allocation/policy"}, "a program that only hosts the webhook should not link 11 MiB of expressions"},
 	{"golang.org/x/net/http/httpproxy", []string{"provisioning/internal/netdial"}, "which proxy is used is decided in one place"},
 	{"github.com/spf13/cobra", []string{"cmd/gatewayctl"}, "the daemon has three flags"},
 	{"testing", []string{}, "a shipped program holds no test code"},

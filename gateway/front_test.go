@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
@@ -213,6 +214,37 @@ func TestFrontReload(t *testing.T) {
 	want("no function", byPolicy)
 	if _, fronting := s.gateway.webhook.upstreamState(); fronting {
 		t.Error("there is no function any more, and a state of one")
+	}
+}
+
+// TestFrontCAFile: a function whose certificate no public issuer has signed is
+// trusted with upstream_ca_file and unavailable without.
+func TestFrontCAFile(t *testing.T) {
+	function := &cloudFunction{}
+	function.key.Store(new(string))
+	function.hub = "b"
+	server := httptest.NewUnstartedServer(function)
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	root := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(root, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for caFile, want := range map[string]string{root: `200 {"iotHubHostName":"b"}`, "": `200 {"iotHubHostName":"` + toasterHub} {
+		cfg, err := config.Parse("gatewayd.toml", fmt.Appendf(nil, "[allocation]\nlisten = \"127.0.0.1:0\"\nupstream = %q\nupstream_ca_file = %q\n", server.URL, caFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := New(t.Context(), cfg, Options{Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		runUntilCleanup(t, g.Run)
+		s := &frontSite{gateway: g}
+		if got := s.ask(t); !strings.HasPrefix(got, want) {
+			t.Errorf("upstream_ca_file = %q: got %s, want %s", caFile, got, want)
+		}
 	}
 }
 

@@ -139,7 +139,14 @@ func TestBreakerProbes(t *testing.T) {
 			t.Errorf("got the log\n%s", log.String())
 		}
 
-		// And from the beginning, with short waits again.
+		// And from the beginning, with three failures and short waits again.
+		now = dead
+		for range failureLimit - 1 {
+			ask(t.Context(), breaker)
+		}
+		if got := breaker.State().State; got != Closed {
+			t.Errorf("after a recovery and %d failures: got %s", failureLimit-1, got)
+		}
 		now = slow
 		ask(t.Context(), breaker)
 		if wait := time.Until(breaker.State().NextProbe); wait >= firstPause {

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -165,6 +166,13 @@ func TestTrouble(t *testing.T) {
 				}
 			}
 		}, "slow: no answer in time", 5 * time.Second},
+		{"without end", nil, func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				if _, err := io.WriteString(w, assigned); err != nil {
+					return
+				}
+			}
+		}, "error: the cloud function answers more than 64 KiB, which no AllocationResponse has", 0},
 		{"cut short", nil, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			_, _ = io.WriteString(w, assigned)
@@ -362,6 +370,10 @@ func TestBudget(t *testing.T) {
 		if got := time.Since(start); got != 2*time.Second {
 			t.Errorf("took %v of 3 s, want 2 s", got)
 		}
+		<-ctx.Done()
+		if got, want := outcome(client.Ask(ctx, nil)), "error: context deadline exceeded"; got != want {
+			t.Errorf("without any time: got %q, want %q", got, want)
+		}
 	})
 }
 
@@ -390,6 +402,48 @@ func TestManyAtOnce(t *testing.T) {
 		time.Sleep(time.Minute)
 		if got := most.Load(); got != maxConnections {
 			t.Errorf("got %d requests at once, want %d", got, maxConnections)
+		}
+	})
+}
+
+// TestDeadConnections: when the network forgets the connections that are open, as
+// after a restart of a router, one question finds out for all.
+func TestDeadConnections(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var dials, forgotten atomic.Int32
+		listener := listenInMemory()
+		type number struct{}
+		server := &http.Server{
+			ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+				return context.WithValue(ctx, number{}, dials.Add(1))
+			},
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				if r.Context().Value(number{}).(int32) <= forgotten.Load() {
+					<-r.Context().Done()
+					return
+				}
+				time.Sleep(time.Second) // so that both of the first two need a connection
+				_, _ = io.WriteString(w, assigned)
+			}),
+		}
+		go func() { _ = server.Serve(listener) }()
+		defer server.Close()
+		client := askInMemory(t, Config{DialContext: listener.dial}, nil)
+		var group sync.WaitGroup
+		for range 2 {
+			group.Go(func() { _, _ = client.Ask(t.Context(), nil) })
+		}
+		group.Wait()
+		if got := dials.Load(); got != 2 {
+			t.Fatalf("got %d connections, want 2", got)
+		}
+		forgotten.Store(2)
+		for _, want := range []string{"slow: no answer in time", "answer: " + assigned} {
+			if got := outcome(client.Ask(t.Context(), nil)); got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
 		}
 	})
 }

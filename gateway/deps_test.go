@@ -69,6 +69,8 @@ var home = []struct {
 	{"github.com/coder/websocket", []string{"provisioning/dpslocal", "provisioning/internal/mqttrpc", "provisioning/internal/mqttrpc/mqttrpctest"}, "MQTT goes over WebSocket in one place on each side, and in a small double in the tests"},
 	{"cel.dev/cel-go/cel", []string{"allocation/policy"}, "a program that only hosts the webhook should not link 11 MiB of expressions"},
 	{"golang.org/x/net/http/httpproxy", []string{"provisioning/internal/netdial"}, "which proxy is used is decided in one place"},
+	{"github.com/prometheus/client_golang/prometheus", []string{"gateway"}, "metrics are named in one place"},
+	{"github.com/prometheus/client_golang/prometheus/promhttp", []string{"gateway"}, "metrics are served in one place"},
 	{"github.com/spf13/cobra", []string{"cmd/gatewayctl"}, "the daemon has three flags"},
 	{"testing", []string{}, "a shipped program holds no test code"},
 }

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/contoso/gatewayd/allocation/decisionlog"
 	"github.com/contoso/gatewayd/gateway/config"
 	"github.com/contoso/gatewayd/provisioning"
 	"github.com/contoso/gatewayd/provisioning/hub"
@@ -43,7 +44,12 @@ type Gateway struct {
 	client     *provisioning.Client // nil without [dps]
 	clock      *provisioning.Clock  // nil without [dps]
 	supervisor *supervisor
-	webhook    *webhook // nil without [allocation]
+	webhook    *webhook            // nil without [allocation]
+	decisions  *decisionlog.Writer // nil without a decision log
+	metrics    *metrics
+	watcher    *watchServer // nil without [metrics]
+	health     health
+	tally      tally
 	keys       *keyring // nil without [dps]
 	tasks      []task
 	records    []io.Closer // recordings of lines
@@ -65,7 +71,7 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 // New wires a gateway. It opens the store, reads the secrets and binds the
 // webhook's listener; it opens no port yet and asks nothing of the network.
 func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err error) {
-	g := &Gateway{log: opts.Logger, notify: notifier{opts.Logger}, reload: opts.Reload, changes: make(chan struct{})}
+	g := &Gateway{log: opts.Logger, notify: notifier{opts.Logger}, reload: opts.Reload, changes: make(chan struct{}), metrics: newMetrics(), tally: newTally()}
 	g.reread = func() (config.Config, error) {
 		if opts.ConfigFile == "" {
 			return cfg, nil
@@ -91,20 +97,37 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 			return nil, &ConfigError{err}
 		}
 		g.tasks = append(g.tasks, g.webhook)
+		g.keepDecisions(cfg.Allocation.DecisionLog, cfg.StateDir)
 	}
-	if cfg.DPS == nil {
-		return g, nil
+	if cfg.Metrics != nil {
+		if g.watcher, err = newWatchServer(*cfg.Metrics, g); err != nil {
+			if passing(err) {
+				return nil, err
+			}
+			return nil, &ConfigError{err}
+		}
 	}
+	if cfg.DPS != nil {
+		if err := g.addAppliances(ctx, cfg); err != nil {
+			return nil, err
+		}
+	}
+	g.metrics.watch(g)
+	return g, nil
+}
+
+// addAppliances opens the store and takes up the appliances and their lines.
+func (g *Gateway) addAppliances(ctx context.Context, cfg config.Config) (err error) {
 	if g.store, err = openStore(ctx, cfg.StateDir); err != nil {
-		return nil, err
+		return err
 	}
 	known, err := g.store.load(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	w, err := g.newWorld(ctx, cfg, len(known))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	g.supervisor = newSupervisor(w, cfg.Site, known)
 	g.tasks = append(g.tasks, g.supervisor)
@@ -115,10 +138,10 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 	for _, bus := range cfg.Buses {
 		bus.Line.Journal = w.journal
 		if err := g.addLine(ports, bus, known); err != nil {
-			return nil, &ConfigError{err}
+			return &ConfigError{err}
 		}
 	}
-	return g, nil
+	return nil
 }
 
 // passing tells whether listening may work a moment later: the address is in use
@@ -239,13 +262,26 @@ func (g *Gateway) Run(ctx context.Context) error {
 		side.Go(func() { g.keepTime(work) })
 	}
 
+	// Those who watch are answered until everything else has stopped.
+	watched, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	defer unwatch()
+	if g.watcher != nil {
+		side.Go(func() { g.watcher.run(watched) })
+	}
+
 	ended := make(chan error, 1)
-	go func() { ended <- runTasks(work, g.tasks, func() { g.notify.ready(g.summary()) }) }()
+	go func() {
+		ended <- runTasks(work, g.tasks, func() {
+			g.health.begun()
+			g.notify.ready(g.summary())
+		})
+	}()
 
 	var err error
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
+		g.health.stop()
 		g.notify.stopping()
 		g.log.Info("stopping")
 		select {
@@ -255,6 +291,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		}
 	}
 	cancel()
+	unwatch()
 	side.Wait()
 	return errors.Join(err, g.close())
 }
@@ -266,6 +303,12 @@ func (g *Gateway) close() error {
 		if err := g.webhook.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			all = append(all, err)
 		}
+	}
+	if g.watcher != nil {
+		all = append(all, g.watcher.close())
+	}
+	if g.decisions != nil {
+		_ = g.decisions.Close() // its trouble was told, and the log is best effort
 	}
 	if g.client != nil {
 		g.client.Close()
@@ -285,6 +328,14 @@ func (g *Gateway) WebhookAddr() string {
 		return ""
 	}
 	return g.webhook.listener.Addr().String()
+}
+
+// MetricsAddr is where metrics are served; "" when they are not.
+func (g *Gateway) MetricsAddr() string {
+	if g.watcher == nil {
+		return ""
+	}
+	return g.watcher.listener.Addr().String()
 }
 
 // Snapshot lists every known appliance as it is now.
@@ -322,7 +373,7 @@ func (g *Gateway) alive(ctx context.Context) error {
 // summary is the STATUS line.
 func (g *Gateway) summary() string {
 	if g.supervisor == nil {
-		return "no serial line configured; " + g.webhook.String()
+		return g.webhook.String() + ": " + g.tally.String()
 	}
 	return Summary(g.Snapshot())
 }
@@ -343,6 +394,7 @@ func (g *Gateway) watchStatus(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-changed:
+		case <-g.tally.given:
 		}
 		select {
 		case <-ctx.Done():
@@ -361,12 +413,16 @@ func (g *Gateway) watchReload(ctx context.Context) {
 		case <-g.reload:
 		}
 		if g.webhook != nil {
-			if err := g.reloadWebhook(); err != nil {
+			err := g.reloadWebhook()
+			g.reloaded("webhook", err)
+			if err != nil {
 				g.log.Error("webhook not reloaded", "err", err)
 			}
 		}
 		if g.keys != nil {
-			if err := g.keys.reload(); err != nil {
+			err := g.keys.reload()
+			g.reloaded("keys of devices", err)
+			if err != nil {
 				g.log.Error("keys of devices not reloaded", "err", err)
 			} else {
 				g.log.Info("keys of devices reloaded; other changes of the configuration need a restart")
@@ -374,6 +430,12 @@ func (g *Gateway) watchReload(ctx context.Context) {
 			g.supervisor.wakeAll() // one that was without a key may have one now
 		}
 	}
+}
+
+// reloaded counts a reload and remembers how it ended.
+func (g *Gateway) reloaded(part string, err error) {
+	g.metrics.reloaded(part, err)
+	g.health.reloaded(part, err, time.Now())
 }
 
 // reloadWebhook reads the configuration and all that its webhook's section names.

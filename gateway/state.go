@@ -37,6 +37,14 @@ const (
 	StateConflict State = "conflict"
 )
 
+// allStates lists the states, from the first to the best and then the bad ones.
+func allStates() []State {
+	return []State{
+		StateIdentified, StateRegistering, StateAssigned, StateConnected, StateConfigured,
+		StateThrottled, StateUnreachable, StateRefused, StateDisabled, StateConflict,
+	}
+}
+
 // Place says where an appliance answers.
 type Place struct {
 	Bus    string `json:"bus"`

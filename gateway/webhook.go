@@ -37,6 +37,8 @@ type webhook struct {
 	server      *http.Server
 	ready       chan struct{}
 	log         *slog.Logger
+
+	observe func(allocation.Decision) // nil, or set before Run: told every decision
 }
 
 // http1 leaves HTTP/2 out: neither the service nor a proxy in front of the gateway
@@ -61,6 +63,11 @@ func newWebhook(cfg config.Allocation, activated net.Listener, log *slog.Logger)
 		Setup:  setup,
 		Limits: allocation.Limits{Rate: cfg.RequestsPerSecond, RatePerCaller: cfg.RequestsPerSecondPerCaller},
 		Logger: log,
+		Observe: func(d allocation.Decision) {
+			if w.observe != nil {
+				w.observe(d)
+			}
+		},
 	})
 	connections := newConnections(cfg.MaxConnections, log)
 	w.server = &http.Server{

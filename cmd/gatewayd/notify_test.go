@@ -34,7 +34,7 @@ func TestNotify(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := filepath.Join(t.TempDir(), "gatewayd.toml")
-	if err := os.WriteFile(config, []byte("[allocation]\nlisten = \""+webhook+"\"\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte("state_dir = \""+t.TempDir()+"\"\n[allocation]\nlisten = \""+webhook+"\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d, err := startDaemon(config, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=200000")

@@ -72,7 +72,9 @@ func check(file string, raw rawFile) (Config, error) {
 	}
 	if raw.Allocation != nil {
 		cfg.Allocation = checkAllocation(p, *raw.Allocation)
+		cfg.Allocation.DecisionLog = checkDecisionLog(p, *raw.Allocation, cfg.StateDir)
 	}
+	cfg.Metrics = checkMetrics(p, raw.Metrics)
 	if len(raw.Buses) == 0 && raw.Allocation == nil {
 		p.add("file", "neither a [[bus]] nor an [allocation] section: there is nothing to do")
 	}

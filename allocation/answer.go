@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -21,8 +22,9 @@ const retryAfter = "5"
 // result is a decision with what only the handler needs of it.
 type result struct {
 	Decision
-	wire  []byte // the response as it goes out
-	cause error  // what a 503 must not tell its caller
+	wire   []byte // the response as it goes out
+	cause  error  // what a 503 must not tell its caller
+	unread bool   // the body was not looked at
 }
 
 // refuse is an answer of one line of text.
@@ -40,13 +42,11 @@ func unavailable(cause error) result {
 
 // beyond answers a request that is beyond a limit, or too late.
 func beyond(limit string) result {
-	if limit == limitStop {
-		turned := unavailable(nil)
-		turned.Limit = limit
-		return turned
+	turned := unavailable(nil)
+	if limit != limitStop {
+		turned = refuse(http.StatusServiceUnavailable, "The allocation webhook has too much to do at the moment; ask again later.")
 	}
-	turned := refuse(http.StatusServiceUnavailable, "The allocation webhook has too much to do at the moment; ask again later.")
-	turned.Limit = limit
+	turned.Limit, turned.unread = limit, true
 	return turned
 }
 
@@ -86,13 +86,16 @@ func oneLine(message string) string {
 
 // write sends the answer.
 func (r *result) write(w http.ResponseWriter) {
+	if r.unread {
+		// Otherwise net/http would wait for the rest of the body, for as long as a
+		// slow caller likes. A recorder has no connection and no deadline.
+		w.Header().Set("Connection", "close")
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now())
+	}
 	switch r.Status {
 	case http.StatusOK:
 		write(w, http.StatusOK, "application/json; charset=utf-8", r.wire)
 	case http.StatusServiceUnavailable:
-		if r.Limit == limitStop {
-			w.Header().Set("Connection", "close")
-		}
 		w.Header().Set("Retry-After", retryAfter)
 		writeText(w, r.Status, r.Refusal)
 	default:

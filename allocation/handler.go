@@ -117,7 +117,9 @@ func (h *Handler) decide(w http.ResponseWriter, r *http.Request, now time.Time) 
 		if !h.guard.mayMiss(from, now) {
 			return beyond(limitWrongKeys)
 		}
-		return refuse(http.StatusUnauthorized, "The function key is missing or wrong: the webhook URL of the enrollment must end in ?code= and a valid key.")
+		wrong := refuse(http.StatusUnauthorized, "The function key is missing or wrong: the webhook URL of the enrollment must end in ?code= and a valid key.")
+		wrong.unread = true
+		return wrong
 	}
 	v, limit := h.guard.admit(from, now)
 	if limit != "" {

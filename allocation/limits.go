@@ -20,7 +20,9 @@ import (
 // header is believed about who calls.
 type Limits struct {
 	// Concurrent is how many requests may be under way at once, and
-	// ConcurrentPerCaller how many of them one caller's. Defaults 512 and 128.
+	// ConcurrentPerCaller how many of them one caller's. Defaults 256 and 64. A
+	// server with more connections than that has some left on which to tell others
+	// to come again.
 	Concurrent          int
 	ConcurrentPerCaller int
 
@@ -45,8 +47,8 @@ const (
 	maxCallers = 4096
 
 	// smallBody is what every request under way may hold of its body, in bytes;
-	// the rest of a larger one needs one of largeBodies places. Together they
-	// keep 512 requests of 256 KiB from taking half of the service's memory.
+	// the rest of a larger one needs one of largeBodies places. Together they keep
+	// 256 requests of 256 KiB from taking a quarter of the service's memory.
 	smallBody   = 16 << 10
 	largeBodies = 64
 )
@@ -64,8 +66,8 @@ const (
 
 func (l Limits) withDefaults() Limits {
 	return Limits{
-		Concurrent:          cmp.Or(l.Concurrent, 512),
-		ConcurrentPerCaller: cmp.Or(l.ConcurrentPerCaller, 128),
+		Concurrent:          cmp.Or(l.Concurrent, 256),
+		ConcurrentPerCaller: cmp.Or(l.ConcurrentPerCaller, 64),
 		Rate:                cmp.Or(l.Rate, 25_000),
 		RatePerCaller:       cmp.Or(l.RatePerCaller, 1_000),
 	}

@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -441,4 +443,34 @@ func BenchmarkGuard(b *testing.B) {
 			g.leave(v)
 		}
 	})
+}
+
+// TestUnreadBody: who is turned away is told so at once, and not after a body that
+// comes slowly or never.
+func TestUnreadBody(t *testing.T) {
+	t.Parallel()
+	handler := NewHandler(Config{Setup: Setup{Policy: Tutorial(), FunctionKeys: parseKeys(t, keyOne)}, Limits: Limits{Rate: 1}})
+	post(handler, "/api/f?code="+keyOne, "")
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	for _, test := range []struct{ name, target, want string }{
+		{"wrong key", "/api/f?code=wrong", "HTTP/1.1 401 Unauthorized\r\n"},
+		{"beyond a limit", "/api/f?code=" + keyOne, "HTTP/1.1 503 Service Unavailable\r\n"},
+	} {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, "POST "+test.target+" HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{"); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := io.ReadAll(conn) // to the end of the connection
+		if err != nil || !strings.HasPrefix(string(answer), test.want) || !strings.Contains(string(answer), "Connection: close\r\n") {
+			t.Errorf("%s: got %q, %v", test.name, answer, err)
+		}
+	}
 }

@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -522,6 +524,39 @@ func TestProxy(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	})
+}
+
+// TestProxyFromEnvironment: without a word about proxies the environment counts.
+// It is read once in a program, so this one starts itself again.
+func TestProxyFromEnvironment(t *testing.T) {
+	if os.Getenv("UPSTREAM_TEST_CHILD") != "" {
+		client, err := New(Config{URL: "https://function.example/api/f"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		fmt.Println(outcome(client.Ask(t.Context(), nil)))
+		return
+	}
+	t.Parallel()
+	var connects atomic.Int32
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodConnect && r.Host == "function.example:443" && r.Header.Get("Proxy-Authorization") != "" {
+			connects.Add(1)
+		}
+		w.WriteHeader(http.StatusProxyAuthRequired)
+	}))
+	t.Cleanup(proxy.Close)
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProxyFromEnvironment$")
+	child.Env = append(os.Environ(), "UPSTREAM_TEST_CHILD=1", "NO_PROXY=", "no_proxy=",
+		"HTTPS_PROXY="+strings.Replace(proxy.URL, "//", "//user:PASSWORD@", 1))
+	said, err := child.CombinedOutput()
+	if err != nil || !strings.HasPrefix(string(said), "away: Proxy Authentication Required\n") {
+		t.Errorf("got %v: %s", err, said)
+	}
+	if connects.Load() == 0 {
+		t.Error("the proxy was not asked")
+	}
 }
 
 func TestCheckURL(t *testing.T) {

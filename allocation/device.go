@@ -24,6 +24,7 @@ func directoryUse(policy Policy) DirectoryUse {
 	if use.Timeout == 0 {
 		use.Timeout = DefaultDirectoryTimeout
 	}
+	use.Timeout = min(use.Timeout, MaxDirectoryTimeout)
 	return use
 }
 

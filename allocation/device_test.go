@@ -132,7 +132,7 @@ func TestDirectoryOutcomes(t *testing.T) {
 // TestSilentDirectory: a lookup ends at the policy's time and not later.
 func TestSilentDirectory(t *testing.T) {
 	t.Parallel()
-	for _, test := range []struct{ timeout, want time.Duration }{{0, 2 * time.Second}, {300 * time.Millisecond, 300 * time.Millisecond}} {
+	for _, test := range []struct{ timeout, want time.Duration }{{0, 2 * time.Second}, {300 * time.Millisecond, 300 * time.Millisecond}, {time.Hour, 3 * time.Second}} {
 		synctest.Test(t, func(t *testing.T) {
 			silent := directoryFunc(func(ctx context.Context, _ string) (Row, bool, error) { <-ctx.Done(); return nil, false, ctx.Err() })
 			handler := NewHandler(Config{Setup: Setup{Policy: readingPolicy{DirectoryUse{Used: true, Timeout: test.timeout}}, Directory: silent}})

@@ -4,6 +4,7 @@ package allocation
 
 import (
 	"context"
+	"strings"
 	"time"
 )
 
@@ -45,7 +46,8 @@ type DirectoryUse struct {
 	// Default is the row of [DirectoryDefault].
 	Default Row
 
-	// Timeout bounds one lookup; zero means [DefaultDirectoryTimeout].
+	// Timeout bounds one lookup; zero means [DefaultDirectoryTimeout], and more
+	// than [MaxDirectoryTimeout] means that.
 	Timeout time.Duration
 
 	// Columns are the columns that the policy reads, and what they hold. A row
@@ -55,9 +57,24 @@ type DirectoryUse struct {
 	Columns map[string]ColumnType
 }
 
-// DefaultDirectoryTimeout is how long a lookup may take, unless the policy says
-// otherwise. The service waits about half a minute for an answer.
-const DefaultDirectoryTimeout = 2 * time.Second
+// How long a lookup may take: unless the policy says otherwise, and at most,
+// whatever it says. An answer is due within five seconds, and the policy needs
+// some of them.
+const (
+	DefaultDirectoryTimeout = 2 * time.Second
+	MaxDirectoryTimeout     = 3 * time.Second
+)
+
+// DirectoryTableError says what is wrong with a directory's table. It is known
+// for certain and needs a person; trouble with asking is another error.
+type DirectoryTableError struct {
+	Problems []string // at least one, each without a full stop
+}
+
+// Error lists the problems.
+func (e *DirectoryTableError) Error() string {
+	return "the device directory does not fit: " + strings.Join(e.Problems, "; ")
+}
 
 // DirectoryOutcome says how a decision goes on without a row of its own.
 type DirectoryOutcome string

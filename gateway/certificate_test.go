@@ -121,7 +121,7 @@ func TestCertificateUnderLoad(t *testing.T) {
 	}
 	put(certFile, certs[0])
 	put(keyFile, keys[0])
-	w, err := newWebhook(config.Allocation{Listen: "127.0.0.1:0", TLSCert: certFile, TLSKey: keyFile}, nil, slog.New(slog.DiscardHandler))
+	w, err := newWebhook(config.Allocation{Listen: "127.0.0.1:0", TLSCert: certFile, TLSKey: keyFile}, nil, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

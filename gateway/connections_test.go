@@ -163,7 +163,7 @@ func TestConnectionsOfOneCaller(t *testing.T) {
 // TestWebhookStopsWithRequestsUnderWay: what is under way when the gateway stops
 // gets its answer, and what comes meanwhile is told to come again.
 func TestWebhookStopsWithRequestsUnderWay(t *testing.T) {
-	w, err := newWebhook(config.Allocation{Listen: "127.0.0.1:0"}, nil, slog.New(slog.DiscardHandler))
+	w, err := newWebhook(config.Allocation{Listen: "127.0.0.1:0"}, nil, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -253,7 +253,7 @@ func TestFrontCAFile(t *testing.T) {
 func TestFrontKeyMissing(t *testing.T) {
 	_, err := newWebhook(config.Allocation{Listen: "127.0.0.1:0", Upstream: &config.Upstream{
 		URL: "https://h/f", Key: filepath.Join(t.TempDir(), "upstream-key"),
-	}}, nil, slog.New(slog.DiscardHandler))
+	}}, nil, nil, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), "reading [allocation] upstream_key: opening: open ") {
 		t.Errorf("got %v", err)
 	}

@@ -34,6 +34,10 @@ type Options struct {
 	Reload <-chan struct{}
 	// ConfigFile is read again at a reload, for the webhook's section. Empty keeps to the one that New was given.
 	ConfigFile string
+	// OpenDirectory opens a device directory, for the policies that read one. It is
+	// handed in because a program without need of one, such as the demo, should not
+	// link its databases. Nil: such policies are refused.
+	OpenDirectory OpenDeviceDirectory
 }
 
 // Gateway is the daemon: lines, appliances and webhook, wired. [New] makes it
@@ -90,7 +94,7 @@ func New(ctx context.Context, cfg config.Config, opts Options) (_ *Gateway, err 
 		return nil, &ConfigError{errors.Join(errors.New("systemd passed a socket for the webhook, but the file has no [allocation] section; add one, or disable the socket unit"), opts.Webhook.Close())}
 	}
 	if cfg.Allocation != nil {
-		if g.webhook, err = newWebhook(*cfg.Allocation, opts.Webhook, g.log); err != nil {
+		if g.webhook, err = newWebhook(*cfg.Allocation, opts.OpenDirectory, opts.Webhook, g.log); err != nil {
 			if passing(err) {
 				return nil, err
 			}
@@ -300,6 +304,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 func (g *Gateway) close() error {
 	var all []error
 	if g.webhook != nil {
+		g.webhook.close()
 		if err := g.webhook.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			all = append(all, err)
 		}

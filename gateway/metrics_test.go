@@ -134,11 +134,11 @@ func TestMetrics(t *testing.T) {
 
 func mustSetup(t *testing.T, cfg config.Allocation) allocation.Setup {
 	t.Helper()
-	setup, _, err := loadSetup(cfg, slog.New(slog.DiscardHandler))
+	loaded, err := loadSetup(cfg, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return setup
+	return loaded.setup
 }
 
 // TestPromtool holds the metrics against Prometheus's own tool.

@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 
@@ -10,43 +11,70 @@ import (
 	"github.com/contoso/gatewayd/gateway/config"
 )
 
+// loaded is a setup with what it is made of and must be closed one day.
+type loaded struct {
+	setup     allocation.Setup
+	front     *front
+	directory DeviceDirectory // nil for a policy that reads none
+}
+
 // loadSetup reads all of the webhook that a reload reads again. Everything that
 // can fail is in here, so that a failure changes nothing.
-func loadSetup(cfg config.Allocation, log *slog.Logger) (allocation.Setup, *front, error) {
+func loadSetup(cfg config.Allocation, open OpenDeviceDirectory, log *slog.Logger) (loaded, error) {
 	keys, err := functionKeys(cfg.FunctionKeys)
 	if err != nil {
-		return allocation.Setup{}, nil, fmt.Errorf("reading [allocation] function_keys: %w", err)
+		return loaded{}, fmt.Errorf("reading [allocation] function_keys: %w", err)
 	}
-	setup := allocation.Setup{Policy: allocation.Tutorial(), FunctionKeys: keys}
-	before, err := newFront(cfg.Upstream, log)
-	if err != nil {
-		return allocation.Setup{}, nil, err
+	l := loaded{setup: allocation.Setup{Policy: allocation.Tutorial(), FunctionKeys: keys}}
+	if l.front, err = newFront(cfg.Upstream, log); err != nil {
+		return loaded{}, err
 	}
-	if before != nil {
-		setup.Upstream = before.breaker
+	if l.front != nil {
+		l.setup.Upstream = l.front.breaker
 	}
-	return setup, before, nil
+	if l.directory, err = openDirectory(cfg, l.setup.Policy, open, log); err != nil {
+		l.close()
+		return loaded{}, err
+	}
+	if l.directory != nil {
+		l.setup.Directory = l.directory // a nil one would not be a nil interface
+	}
+	return l, nil
+}
+
+// close lets go of a setup that never answered a request.
+func (l *loaded) close() {
+	l.front.close()
+	if l.directory != nil {
+		_ = l.directory.Close()
+	}
 }
 
 // reload builds the setup of cfg and puts it in the place of the old one, together
 // with the certificate. If any part of it fails all of the old stays. What is not
 // part of a setup, such as the address to listen on, stays as it is.
 func (w *webhook) reload(cfg config.Allocation) error {
-	setup, before, err := loadSetup(cfg, w.log)
+	next, err := loadSetup(cfg, w.openDirectory, w.log)
+	if err == nil {
+		err = checkDirectory(context.Background(), next.directory, next.setup.Policy, w.log)
+	}
 	if err == nil && w.certificate != nil {
 		if err = w.certificate.reload(); err != nil {
 			err = fmt.Errorf("reading [allocation] tls_cert and tls_key: %w", err)
 		}
 	}
 	if err != nil {
+		next.close()
 		return fmt.Errorf("%w; the old ones stay in force", err)
 	}
-	if err := w.handler.Replace(setup); err != nil { // refuses to open what was locked
+	if err := w.handler.Replace(next.setup); err != nil { // refuses to open what was locked
+		next.close()
 		return err
 	}
 	w.cfg = cfg
-	w.front.Swap(before).close()
-	w.log.Info("webhook reloaded; other changes of the configuration need a restart", "function_keys", len(setup.FunctionKeys))
+	w.front.Swap(next.front).close()
+	w.directories.replace(next.directory)
+	w.log.Info("webhook reloaded; other changes of the configuration need a restart", "function_keys", len(next.setup.FunctionKeys))
 	return nil
 }
 

@@ -31,6 +31,7 @@ const (
 type webhook struct {
 	cfg         config.Allocation // of the setup in force; its owner is whoever reloads
 	front       atomic.Pointer[front]
+	directories directories
 	listener    net.Listener
 	handler     *allocation.Handler
 	certificate *certificateFiles // nil without TLS
@@ -38,7 +39,9 @@ type webhook struct {
 	ready       chan struct{}
 	log         *slog.Logger
 
-	observe func(allocation.Decision) // nil, or set before Run: told every decision
+	openDirectory OpenDeviceDirectory
+	checkFirst    func(context.Context)     // of the directory that the webhook starts with
+	observe       func(allocation.Decision) // nil, or set before Run: told every decision
 }
 
 // http1 leaves HTTP/2 out: neither the service nor a proxy in front of the gateway
@@ -51,14 +54,29 @@ func http1() *http.Protocols {
 }
 
 // newWebhook binds the listener, or takes the activated one in its place, and
-// reads the function keys and the certificate.
-func newWebhook(cfg config.Allocation, activated net.Listener, log *slog.Logger) (*webhook, error) {
-	setup, before, err := loadSetup(cfg, log)
+// reads the function keys and the certificate, and opens the device directory
+// with open.
+func newWebhook(cfg config.Allocation, open OpenDeviceDirectory, activated net.Listener, log *slog.Logger) (_ *webhook, err error) {
+	first, err := loadSetup(cfg, open, log)
 	if err != nil {
 		return nil, err
 	}
-	w := &webhook{cfg: cfg, listener: activated, ready: make(chan struct{}), log: log}
-	w.front.Store(before)
+	setup := first.setup
+	w := &webhook{cfg: cfg, openDirectory: open, listener: activated, ready: make(chan struct{}), log: log}
+	w.front.Store(first.front)
+	w.directories.replace(first.directory)
+	// What is wrong with a table is no reason not to start: it may have changed since
+	// yesterday, and the webhook is not all of a gateway.
+	w.checkFirst = func(ctx context.Context) {
+		if err := checkDirectory(ctx, first.directory, setup.Policy, log); err != nil {
+			log.Error("the policy cannot decide by the device directory", "err", err)
+		}
+	}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
 	w.handler = allocation.NewHandler(allocation.Config{
 		Setup:  setup,
 		Limits: allocation.Limits{Rate: cfg.RequestsPerSecond, RatePerCaller: cfg.RequestsPerSecondPerCaller},
@@ -113,6 +131,12 @@ func (w *webhook) Run(ctx context.Context) error {
 		ended <- w.server.Serve(w.listener)
 	}()
 	close(w.ready)
+	checked := make(chan struct{})
+	go func() {
+		defer close(checked)
+		w.checkFirst(ctx)
+	}()
+	defer func() { <-checked }()
 	select {
 	case err := <-ended:
 		return err
@@ -125,9 +149,15 @@ func (w *webhook) Run(ctx context.Context) error {
 		w.log.Warn("webhook requests cut off", "err", err)
 		w.server.Close()
 	}
-	w.front.Load().close()
+	w.close()
 	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
+}
+
+// close lets go of what the webhook has opened besides its listener.
+func (w *webhook) close() {
+	w.front.Load().close()
+	w.directories.close()
 }

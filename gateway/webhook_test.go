@@ -19,7 +19,7 @@ func TestOpenWebhookRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = newWebhook(config.Allocation{Listen: "127.0.0.1:0"}, open, slog.New(slog.DiscardHandler))
+	_, err = newWebhook(config.Allocation{Listen: "127.0.0.1:0"}, nil, open, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), "can be reached from other machines but has no function_keys") {
 		t.Errorf("got %v, want a refusal", err)
 	}
@@ -38,7 +38,7 @@ func TestReloadKeepsKeys(t *testing.T) {
 		}
 	}
 	write("first-key-1234567890\n")
-	w, err := newWebhook(config.Allocation{Listen: "127.0.0.1:0", FunctionKeys: file}, nil, slog.New(slog.DiscardHandler))
+	w, err := newWebhook(config.Allocation{Listen: "127.0.0.1:0", FunctionKeys: file}, nil, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -107,24 +107,13 @@ func (d *Directory) Columns(ctx context.Context) ([]Column, error) {
 		return nil, fmt.Errorf("reading the columns of the device directory: %w", err)
 	}
 	if len(columns) == 0 {
-		return nil, &TableError{[]string{"there is no table devices"}}
+		return nil, &allocation.DirectoryTableError{Problems: []string{"there is no table devices"}}
 	}
 	return columns, nil
 }
 
-// TableError says what is wrong with the table. It is known for certain and
-// needs a person; a database that cannot be asked is another error.
-type TableError struct {
-	Problems []string // at least one, each without a full stop
-}
-
-// Error lists the problems.
-func (e *TableError) Error() string {
-	return "the device directory does not fit: " + strings.Join(e.Problems, "; ")
-}
-
 // Check tells whether the table has what a policy reads. An error that is a
-// [*TableError] says what does not fit; any other that nobody could be asked.
+// [*allocation.DirectoryTableError] says what does not fit; any other that nobody could be asked.
 func (d *Directory) Check(ctx context.Context, wanted map[string]allocation.ColumnType) error {
 	columns, err := d.Columns(ctx)
 	if err != nil {
@@ -148,7 +137,7 @@ func (d *Directory) Check(ctx context.Context, wanted map[string]allocation.Colu
 		}
 	}
 	if problems != nil {
-		return &TableError{problems}
+		return &allocation.DirectoryTableError{Problems: problems}
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ func TestPostgresView(t *testing.T) {
 		t.Error(err)
 	}
 	err := d.Check(t.Context(), map[string]allocation.ColumnType{"price": allocation.ColumnText, "room": allocation.ColumnText})
-	var wrong *TableError
+	var wrong *allocation.DirectoryTableError
 	if !errors.As(err, &wrong) || len(wrong.Problems) != 2 {
 		t.Errorf("got %v", err)
 	}
@@ -295,7 +295,7 @@ func TestStoppedPostgres(t *testing.T) {
 	}
 	if err := d.Check(t.Context(), nil); err == nil {
 		t.Error("a server that is away was checked")
-	} else if _, ok := errors.AsType[*TableError](err); ok {
+	} else if _, ok := errors.AsType[*allocation.DirectoryTableError](err); ok {
 		t.Errorf("a server that is away has a wrong table: %v", err)
 	}
 	if err := own.start(); err != nil {

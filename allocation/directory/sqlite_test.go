@@ -55,7 +55,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("no file: %v", err)
 	}
 	run(t, config, "CREATE TABLE other (x)")
-	var wrong *TableError
+	var wrong *allocation.DirectoryTableError
 	if err := d.Check(t.Context(), nil); !errors.As(err, &wrong) || err.Error() != "the device directory does not fit: there is no table devices" {
 		t.Errorf("no table: %v", err)
 	}

@@ -23,6 +23,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/contoso/gatewayd/allocation/directory"
 	"github.com/contoso/gatewayd/gateway"
 )
 
@@ -94,11 +95,16 @@ func serve(path string, check bool, log *slog.Logger, stdout io.Writer) error {
 	reload := make(chan struct{}, 1)
 	go handleSignals(cancel, reload)
 
-	g, err := gateway.New(ctx, cfg, gateway.Options{Logger: log, Webhook: webhook, Reload: reload, ConfigFile: path})
+	g, err := gateway.New(ctx, cfg, gateway.Options{Logger: log, Webhook: webhook, Reload: reload, ConfigFile: path, OpenDirectory: openDirectory})
 	if err != nil {
 		return err
 	}
 	return g.Run(ctx)
+}
+
+// openDirectory opens the device directory of the webhook's policy.
+func openDirectory(file, url string) (gateway.DeviceDirectory, error) {
+	return directory.Open(directory.Config{File: file, URL: url})
 }
 
 // handleSignals asks for an orderly stop on the first SIGTERM or SIGINT and

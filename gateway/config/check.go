@@ -309,6 +309,7 @@ func checkAllocation(p *problems, raw rawAllocation) *Allocation {
 	if (raw.TLSCert == "") != (raw.TLSKey == "") {
 		p.add("[allocation] tls_cert", "tls_cert and tls_key go together; one of them is missing")
 	}
+	allocation.Directory, allocation.DirectoryURL = checkDirectory(p, raw)
 	allocation.Upstream = checkUpstream(p, raw, allocation.Listen)
 	if raw.MaxConnections != nil {
 		allocation.MaxConnections = *raw.MaxConnections

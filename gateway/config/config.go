@@ -116,6 +116,10 @@ type Allocation struct {
 	FunctionKeys string
 	// TLSCert and TLSKey are PEM files; both or neither.
 	TLSCert, TLSKey string
+	// Directory is the SQLite file of the device directory, or DirectoryURL names
+	// the secret with the URL of its PostgreSQL database; both are empty without
+	// one.
+	Directory, DirectoryURL string
 	// Upstream is the cloud function that is asked first; nil without one.
 	Upstream *Upstream
 	// MaxConnections is how many connections may be open at once; 0 = 512.

@@ -220,6 +220,33 @@ func TestUpstream(t *testing.T) {
 	}
 }
 
+func TestDirectory(t *testing.T) {
+	for _, test := range []struct {
+		name, keys        string
+		wantFile, wantURL string
+		wantErr           string
+	}{
+		{"none", "", "", "", ""},
+		{"beside the configuration", `directory = "devices.db"`, "/etc/gatewayd/devices.db", "", ""},
+		{"absolute", `directory = "/srv/devices.db"`, "/srv/devices.db", "", ""},
+		{"credential", `directory_url = "directory-url"`, "", "directory-url", ""},
+		{"both", "directory = \"a\"\ndirectory_url = \"b\"", "", "", "[allocation] directory: directory_url is given too"},
+		{"a URL for a file", `directory = "postgres://u:SECRET@h/d"`, "", "", "put it into a file and name that in directory_url"},
+		{"the URL itself", `directory_url = "postgres://u:SECRET@h/d"`, "", "", "[allocation] directory_url: the URL itself must not stand here"},
+	} {
+		cfg, err := Parse("/etc/gatewayd/gatewayd.toml", []byte(complete+test.keys))
+		if test.wantErr != "" {
+			if err == nil || !strings.Contains(err.Error(), test.wantErr) || strings.Contains(err.Error(), "SECRET") {
+				t.Errorf("%s: got %v, want %q", test.name, err, test.wantErr)
+			}
+			continue
+		}
+		if err != nil || cfg.Allocation.Directory != test.wantFile || cfg.Allocation.DirectoryURL != test.wantURL {
+			t.Errorf("%s: got %v, %q and %q", test.name, err, cfg.Allocation.Directory, cfg.Allocation.DirectoryURL)
+		}
+	}
+}
+
 func TestTwoBusesOnOnePort(t *testing.T) {
 	text := complete + "\n[[bus]]\nname = \"boiler room\"\nport = \"/dev/ttyUSB0\"\ndriver = \"line\"\nprofile = \"alp\"\n"
 	_, err := Parse("gatewayd.toml", []byte(text))

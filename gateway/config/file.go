@@ -62,6 +62,8 @@ type rawAllocation struct {
 	FunctionKeys string `toml:"function_keys"`
 	TLSCert      string `toml:"tls_cert"`
 	TLSKey       string `toml:"tls_key"`
+	Directory    string `toml:"directory"`
+	DirectoryURL string `toml:"directory_url"`
 
 	Upstream                   string   `toml:"upstream"`
 	UpstreamKey                string   `toml:"upstream_key"`

@@ -277,7 +277,7 @@ func TestFailoverAndBack(t *testing.T) {
 	p.command.Process.Signal(os.Interrupt) //nolint:errcheck // the exit status tells
 	p.ends(
 		1, "Read      enrollment group "+failGroup+" of contoso-provisioning-service-1098.azure-devices-provisioning.net: its webhook is the cloud's, "+w.cloud.URL+"/api/HttpTrigger1?****\n",
-		"Probe     the site's, "+w.site.URL+"/api/HttpTrigger1?****, from this machine: it answers, and refuses a device that it does not know: Unrecognized device registration., after ",
+		"Probe     the site's, "+w.site.URL+"/api/HttpTrigger1?****, from this machine: it answers, and refuses a device that it does not know: Unrecognized device registration. (",
 		"Save      the cloud's URL, with its key, in cloud-url\n",
 		"Swap      the webhook is the site's now; to undo: gatewayctl enrollment-group failover "+failGroup+" --to cloud ",
 		"Device    "+failToaster+": assigned to "+toastersHub+", as before\n",

@@ -82,6 +82,8 @@ type watcher struct {
 	underway map[string]bool                    // begun before the swap, and not ended yet
 	seen     map[string]time.Time               // the last update that was told
 	begun    map[string]time.Time               // begun after the swap: when that was first seen, by our clock
+	stuck    map[string]bool                    // of those, told to be under way for too long
+	looked   bool                               // once at least
 }
 
 // newWatcher takes down how the registrations stand before a swap.
@@ -91,6 +93,7 @@ func newWatcher(records iter.Seq2[enrollment.Registration, error]) (*watcher, er
 		underway: make(map[string]bool),
 		seen:     make(map[string]time.Time),
 		begun:    make(map[string]time.Time),
+		stuck:    make(map[string]bool),
 	}
 	for record, err := range records {
 		if err != nil {
@@ -103,31 +106,37 @@ func newWatcher(records iter.Seq2[enrollment.Registration, error]) (*watcher, er
 	return w, nil
 }
 
-// look reads the registrations once and returns what is new.
+// look reads the registrations once and returns what is new. A record under way
+// may tell no time, dpslocal's does not: then what is there at the first look,
+// right after the swap, was begun before it.
 func (w *watcher) look(records iter.Seq2[enrollment.Registration, error], now time.Time) ([]sighting, error) {
 	var news []sighting
+	first := !w.looked
+	w.looked = true
 	for record, err := range records {
 		if err != nil {
 			return news, err
 		}
 		id, updated := strings.ToLower(record.RegistrationID), record.LastUpdatedDateTimeUTC.Time
-		switch {
-		case !updated.After(w.since):
-			w.underway[id] = record.Status == "assigning"
-		case w.seen[id].Equal(updated):
-		case record.Status == "assigning":
-			began, known := w.begun[id]
-			if !known {
+		sinceSwap := updated.After(w.since)
+		switch assigning := record.Status == "assigning"; {
+		case assigning && (w.underway[id] || !sinceSwap && (first || !updated.IsZero())):
+			w.underway[id] = true
+		case assigning:
+			if began, known := w.begun[id]; !known {
 				w.begun[id] = now
-			} else if now.Sub(began) >= patience {
-				w.seen[id] = updated
+			} else if !w.stuck[id] && now.Sub(began) >= patience {
+				w.stuck[id] = true
 				news = append(news, sighting{Registration: record, before: w.before[id], stuck: true})
 			}
-		default:
+		case !sinceSwap:
+			delete(w.underway, id)
+		case !w.seen[id].Equal(updated):
 			w.seen[id] = updated
 			news = append(news, sighting{Registration: record, before: w.before[id], old: w.underway[id]})
-			delete(w.begun, id)
 			delete(w.underway, id)
+			delete(w.begun, id)
+			delete(w.stuck, id)
 		}
 	}
 	return news, nil

@@ -134,6 +134,8 @@ func TestWatch(t *testing.T) {
 		{"throttled", time.Minute, []look{{}, {err: throttled}, {}}, "0 1 21 26 31 36 41 46 51 56 60 trouble end"},
 		{"broken at the end", 4 * time.Second, []look{{}, {}, {}, {err: broken}}, "0 1 3 4 broken"},
 		{"stuck", 5 * time.Minute, []look{{}, {records: []enrollment.Registration{at(1, "a", "assigning", 0, "")}}}, "0 1 3 6 10 15 20 25 30 35 40 45 50 55 60 65 a: under way for more than 1m0s"},
+		{"stuck, without a time", 5 * time.Minute, []look{{}, {records: []enrollment.Registration{{RegistrationID: "a", Status: "assigning"}}}}, "0 1 3 6 10 15 20 25 30 35 40 45 50 55 60 65 a: under way for more than 1m0s"},
+		{"under way at the swap", 2 * time.Minute, []look{{records: []enrollment.Registration{{RegistrationID: "a", Status: "assigning"}}}}, "0 1 3 6 10 15 20 25 30 35 40 45 50 55 60 65 70 75 80 85 90 95 100 105 110 115 120 end"},
 		{"one of two fails", time.Minute, []look{{records: []enrollment.Registration{at(1, "b", "failed", 400209, ""), at(1, "a", "assigned", 0, "h")}}}, "0 b: failed (400209)"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -120,7 +120,7 @@ func (p prober) ask(ctx context.Context, address enrollment.WebhookURL, body []b
 	}
 	elapsed := time.Since(began)
 	found := judgeAnswer(response.StatusCode, response.Header, answer, hubs)
-	found.What += fmt.Sprintf(", after %s", elapsed.Round(time.Millisecond))
+	found.What += fmt.Sprintf(" (%s)", max(elapsed.Round(time.Millisecond), time.Millisecond))
 	if found.Verdict == verdictOK && elapsed > slowAnswer {
 		found.Verdict, found.Next = verdictNote, "Look for what it waits for: how long DPS waits for a webhook is not documented."
 	}

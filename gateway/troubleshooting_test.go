@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/contoso/gatewayd/allocation"
+	"github.com/contoso/gatewayd/allocation/policy"
 	"github.com/contoso/gatewayd/provisioning"
 	"github.com/contoso/gatewayd/provisioning/dpslocal"
 	"github.com/contoso/gatewayd/provisioning/dpslocal/dpslocaltest"
@@ -143,17 +144,17 @@ func TestTroubleshooting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, policy := range []struct {
+	for _, with := range []struct {
 		name   string
 		policy allocation.Policy
-	}{{"built in", allocation.Tutorial()}} {
+	}{{"built in", allocation.Tutorial()}, {"file", policy.Tutorial()}} {
 		for _, transport := range []provisioning.Transport{provisioning.TransportHTTPS, provisioning.TransportMQTT} {
 			for _, test := range tests {
-				t.Run(policy.name+"/"+string(transport)+"/"+test.row, func(t *testing.T) {
+				t.Run(with.name+"/"+string(transport)+"/"+test.row, func(t *testing.T) {
 					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						way := &webhookLine{answers: test.answers, handler: allocation.NewHandler(allocation.Config{
-							Setup:  allocation.Setup{Policy: &moody{policy.policy, test.troubles}, FunctionKeys: keys},
+							Setup:  allocation.Setup{Policy: &moody{with.policy, test.troubles}, FunctionKeys: keys},
 							Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 						})}
 						service := dpslocaltest.Start(t, dpslocaltest.InMemory, func(cfg *dpslocal.Config, opts *dpslocal.Options) {

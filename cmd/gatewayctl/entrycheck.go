@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/contoso/gatewayd/allocation/policy"
 	"github.com/contoso/gatewayd/provisioning/enrollment"
 )
 
@@ -34,20 +35,29 @@ const (
 // newCheckCommand builds check.
 func newCheckCommand[E enrollment.Kind](kind entryKind[E]) *cobra.Command {
 	c := &entryCommand[E]{kind: kind}
-	webhookCAFile, noProbe := "", false
+	webhookCAFile, policyFile, noProbe := "", "", false
 	cmd := c.command("check "+kind.argument, "Look for the usual mistakes in the custom allocation of one "+kind.noun,
 		"Check reads one "+kind.noun+" and what became of its devices, asks its webhook a dry\nquestion for a device that does not exist, and says of each point whether it is\nok, worth a note, or wrong, with what to do. It changes nothing, and exits 1 when\nsomething is wrong.\n\nThe question comes from this machine, which is not in the network of DPS: a\nwebhook that answers here may be out of reach there, and the other way round.",
-		"  gatewayctl "+kind.command+" check "+kind.example, oneID(kind.noun),
+		"  gatewayctl "+kind.command+" check "+kind.example+"\n  gatewayctl "+kind.command+" check "+kind.example+" --policy policy.toml", oneID(kind.noun),
 		func(cmd *cobra.Command, client *enrollment.Client, id string) error {
 			roots, err := loadRoots(webhookCAFile)
 			if err != nil {
 				return err
+			}
+			var rules *policy.Policy
+			if policyFile != "" {
+				if rules, err = policy.Load(policyFile); err != nil {
+					return err
+				}
 			}
 			e, err := kind.all(client).Get(cmd.Context(), id)
 			if err != nil {
 				return err
 			}
 			findings := checkEntry(*kind.entry(&e), c.service.local())
+			if rules != nil {
+				findings = append(findings, checkRules(rules, *kind.entry(&e))...)
+			}
 			if u := callable(*kind.entry(&e)); u != nil {
 				findings = append(findings, checkAddress(cmd.Context(), u.Hostname(), c.service.local()))
 				if !noProbe {
@@ -62,6 +72,7 @@ func newCheckCommand[E enrollment.Kind](kind entryKind[E]) *cobra.Command {
 			return c.showFindings(cmd, id, findings)
 		})
 	cmd.Flags().StringVar(&webhookCAFile, "webhook-ca-file", "", "`file` with certificates to trust for the webhook beside the system's, for a local service that does too")
+	cmd.Flags().StringVar(&policyFile, "policy", "", "`file` with the webhook's policy, to see whether each of its rules finds a hub in the enrollment")
 	cmd.Flags().BoolVar(&noProbe, "no-probe", false, "do not ask the webhook")
 	return cmd
 }
@@ -190,6 +201,38 @@ func checkHubs(e enrollment.Entry) finding {
 	default:
 		return note("hubs", "Nothing, if the policy may choose among all; else name them: update --hub NAME.", "none is named: the webhook is offered all linked hubs, also those that are linked later")
 	}
+}
+
+// checkRules looks for rules of the policy that find no hub in the enrollment.
+func checkRules(rules *policy.Policy, e enrollment.Entry) []finding {
+	const check = "rules"
+	hubs := e.IoTHubs
+	if len(hubs) == 0 && e.IoTHubHostName != "" {
+		hubs = []string{e.IoTHubHostName}
+	}
+	if len(hubs) == 0 {
+		return []finding{note(check, "Name the enrollment's hubs, or compare with the list of the service's linked hubs.", "not compared: the enrollment is offered all linked hubs, which its API does not tell")}
+	}
+	gaps, err := rules.HubGaps(hubs)
+	if err != nil {
+		return []finding{wrong(check, "Mend the policy.", "%v", err)}
+	}
+	if len(gaps) == 0 {
+		return []finding{ok(check, "each finds a hub in the enrollment, as far as it names one")}
+	}
+	findings := make([]finding, 0, len(gaps))
+	for _, gap := range gaps {
+		what := fmt.Sprintf("rule %s finds no hub (%s)", cell(gap.Rule), gap.Want)
+		switch gap.Then {
+		case "next":
+			findings = append(findings, note(check, "Nothing, if a later rule is meant to take its devices.", "%s, and leaves its devices to the rules below", what))
+		case "retry":
+			findings = append(findings, wrong(check, "Link the hub to the service and add it to the enrollment: update --hub NAME, once for each.", "%s, and its devices wait until they fail with 400207", what))
+		default:
+			findings = append(findings, wrong(check, "Link the hub to the service and add it to the enrollment: update --hub NAME, once for each.", "%s, and refuses its devices", what))
+		}
+	}
+	return findings
 }
 
 // checkReprovisioning tells what the webhook will be offered for a device that

@@ -18,8 +18,8 @@
 // says that so many decisions before it were not recorded.
 //
 // The file is for replaying and is best effort: a [Writer] never holds an answer
-// up. It drops decisions while the disk is slower than the callers, full or away,
-// counts what it dropped, and goes on when the disk does. What must not be lost, the
+// up. It drops decisions while there are more than some thousand a second, and while
+// the disk is full or away, counts what it dropped, and goes on afterwards. What must not be lost, the
 // record without which nothing is assigned, is the webhook's record in the journal.
 //
 // A writer writes at most once a second and never syncs, so that a flash disk

@@ -25,10 +25,13 @@ const (
 	// LeastLimit lets a quarter, which is one file, hold the longest record.
 	LeastLimit = 4 * maxLine
 
-	keptFiles  = 3 // older files beside the one that is written
-	maxQueue   = 8 << 20
-	writeAfter = 1 << 20 // queued bytes that are written before their second is over
-	interval   = time.Second
+	keptFiles = 3 // older files beside the one that is written
+
+	// The queue is written once a second. What it holds is thereby also what a
+	// flood can make of disk and processor in a second: about 3,000 decisions,
+	// where the service asks for 1,000 a minute (dps-protocol 2.4).
+	interval = time.Second
+	maxQueue = 8 << 20 // bytes
 )
 
 // Config is what a [Writer] is made of.
@@ -59,7 +62,7 @@ type Stats struct {
 // goroutines.
 type Writer struct {
 	cfg  Config
-	wake chan struct{} // the queue is no longer empty, or long
+	wake chan struct{} // has an element when the queue is no longer empty
 	stop chan struct{}
 	done chan struct{}
 
@@ -104,10 +107,9 @@ func (w *Writer) Add(d allocation.Decision) {
 		w.stats.Lost++
 		return
 	}
-	first, long := len(w.queue) == 0, w.queued < writeAfter && w.queued+size >= writeAfter
 	w.queue = append(w.queue, record)
 	w.queued += size
-	if first || long {
+	if len(w.queue) == 1 {
 		select {
 		case w.wake <- struct{}{}:
 		default:
@@ -136,8 +138,8 @@ func (w *Writer) Close() error {
 	return w.Stats().Err
 }
 
-// run writes the queue when a second has passed since its first record, or when it
-// is long. Without decisions it sleeps.
+// run writes the queue when a second has passed since its first record. Without
+// decisions it sleeps.
 func (w *Writer) run() {
 	defer close(w.done)
 	defer w.closeFile()
@@ -148,26 +150,12 @@ func (w *Writer) run() {
 			w.flush()
 			return
 		}
-		gather := time.NewTimer(interval)
-		for gathering := !w.long(); gathering; {
-			select {
-			case <-gather.C:
-				gathering = false
-			case <-w.stop: // seen again above
-				gathering = false
-			case <-w.wake:
-				gathering = !w.long()
-			}
+		select {
+		case <-time.After(interval):
+		case <-w.stop: // seen again above
 		}
-		gather.Stop()
 		w.flush()
 	}
-}
-
-func (w *Writer) long() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.queued >= writeAfter
 }
 
 // flush writes what is queued, and says when the file begins or ends to be in
@@ -204,7 +192,7 @@ func (w *Writer) write(records []Record, lost uint64) (written int, err error) {
 	}
 	w.text.Reset()
 	defer func() {
-		if w.text.Cap() > 4*writeAfter { // after a flood
+		if w.text.Cap() > maxLine { // after a flood
 			w.text = bytes.Buffer{}
 		}
 	}()

@@ -91,24 +91,6 @@ func TestOneWriteASecond(t *testing.T) {
 	})
 }
 
-// TestLongQueueIsWrittenAtOnce: a busy second does not fill the memory.
-func TestLongQueueIsWrittenAtOnce(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := NewWriter(Config{Path: filepath.Join(t.TempDir(), "decisions.jsonl")})
-		defer w.Close()
-		d := decision(0)
-		d.Request = json.RawMessage(`"` + strings.Repeat("x", 200<<10) + `"`)
-		for range 6 {
-			w.Add(d)
-		}
-		synctest.Wait() // no time passes
-		if got := w.Stats(); got.Written != 6 || got.Lost != 0 {
-			t.Errorf("got %+v, want 6 written", got)
-		}
-	})
-}
-
 // TestFloodIsDropped: while the writer does not come to write, only so much is
 // kept, the rest is counted, and the file tells of it.
 func TestFloodIsDropped(t *testing.T) {

@@ -24,7 +24,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
-			env.Values[worldKey{}] = &scriptWorld{}
+			env.Values[worldKey{}] = &scriptWorld{instances: map[string]*instance{}}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -36,6 +36,11 @@ func TestScripts(t *testing.T) {
 			"terminate": scriptTerminate,
 			"webhook":   scriptWebhook,
 			"takeport":  scriptTakePort,
+			"instance":  scriptInstance,
+			"ask":       scriptAsk,
+			"look":      scriptLook,
+			"reload":    scriptReload,
+			"quit":      scriptQuit,
 		},
 	})
 }

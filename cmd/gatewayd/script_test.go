@@ -28,6 +28,8 @@ type scriptWorld struct {
 	service *dpslocal.Server
 	webhook string
 	daemon  *daemon
+
+	instances map[string]*instance // by name; of webhooks that stand alone
 }
 
 type worldKey struct{}

@@ -83,10 +83,10 @@ func maskText(quoted []byte, secret bool) []byte {
 }
 
 // mayHoldSecret is quick to clear the many texts that hold neither a query nor a
-// name with its value; an escape may hide either.
+// name with its value. Of the escapes only \u can hide the sign of one.
 func mayHoldSecret(quoted []byte) bool {
-	for _, c := range quoted {
-		if c == '?' || c == '=' || c == '\\' {
+	for i, c := range quoted {
+		if c == '?' || c == '=' || c == '\\' && quoted[i+1] == 'u' {
 			return true
 		}
 	}

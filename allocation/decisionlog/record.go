@@ -109,8 +109,45 @@ func appendRecord(out *bytes.Buffer, r Record) error {
 			l.Device[column] = value{v}
 		}
 	}
+	if l.Refusal == "" && isCompact(l.Request) && isCompact(l.Response) {
+		return appendSpliced(out, l)
+	}
 	return appendLine(out, l)
 }
+
+// appendSpliced writes what appendLine writes, in less than half the time, where
+// the documents can go in as they are: encoding/json would look at each of their
+// characters several times.
+func appendSpliced(out *bytes.Buffer, l line) error {
+	before := out.Len()
+	request, response := l.Request, l.Response
+	l.Request, l.Response = nil, nil
+	if err := appendLine(out, l); err != nil {
+		return err
+	}
+	out.Truncate(out.Len() - len("}\n"))
+	if request != nil {
+		out.WriteString(`,"request":`)
+		out.Write(request)
+	}
+	if response != nil {
+		out.WriteString(`,"response":`)
+		out.Write(response)
+	}
+	out.WriteString("}\n")
+	if out.Len()-before > maxLine {
+		out.Truncate(before)
+		return errTooLong
+	}
+	return nil
+}
+
+// isCompact tells of a document, or of none, that no white space stands in it.
+func isCompact(document json.RawMessage) bool {
+	return document == nil || !bytes.ContainsAny(document, " \t\r\n") && json.Valid(document)
+}
+
+var errTooLong = fmt.Errorf("larger than %d KiB", maxLine>>10)
 
 func appendLine(out *bytes.Buffer, l line) error {
 	before := out.Len()
@@ -118,7 +155,7 @@ func appendLine(out *bytes.Buffer, l line) error {
 	encoder.SetEscapeHTML(false) // requests are kept as they came
 	err := encoder.Encode(l)
 	if err == nil && out.Len()-before > maxLine {
-		err = fmt.Errorf("larger than %d KiB", maxLine>>10)
+		err = errTooLong
 	}
 	if err != nil {
 		out.Truncate(before)

@@ -94,6 +94,29 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestSplicedIsTheSame holds the quick way of writing a record to encoding/json's.
+func TestSplicedIsTheSame(t *testing.T) {
+	t.Parallel()
+	documents := []json.RawMessage{
+		nil, json.RawMessage(`{}`), json.RawMessage(`{"a":"<&>\u2028","b":[1e400,null]}`), json.RawMessage("{\"a\":\"\u2028é\xff\"}"),
+		json.RawMessage(`{ "a" : 1 }`), json.RawMessage(`"a b"`), json.RawMessage(`{`), json.RawMessage(``),
+	}
+	for _, request := range documents {
+		for _, response := range documents {
+			l := line{Version: Version, Status: 200, Rule: "<r>", Request: request, Response: response}
+			var want, got bytes.Buffer
+			wantErr := appendLine(&want, l)
+			gotErr := appendRecord(&got, Record{Status: 200, Rule: "<r>", Request: request, Response: response})
+			if (wantErr == nil) != (gotErr == nil) {
+				t.Errorf("%s, %s: got error %v, want %v", request, response, gotErr, wantErr)
+			}
+			if diff := cmp.Diff(want.String(), got.String()); diff != "" {
+				t.Errorf("line (-encoding/json +spliced):\n%s", diff)
+			}
+		}
+	}
+}
+
 // TestNotWorthARecord: what was not read cannot be replayed.
 func TestNotWorthARecord(t *testing.T) {
 	t.Parallel()

@@ -62,8 +62,8 @@ func (p Problem) String() string {
 	return b.String() + p.Reason
 }
 
-// maxProblems is how many problems a report lists; the rest is counted.
-const maxProblems = 100
+// MaxProblems is how many problems a report lists; the rest is counted.
+const MaxProblems = 100
 
 // Report is what [Import] found and did.
 type Report struct {
@@ -71,7 +71,7 @@ type Report struct {
 	Rows     int       // good ones
 	BadLines int       // lines with a problem
 	Lowered  int       // registration IDs that were not in lower case
-	Problems []Problem // the first 100
+	Problems []Problem // the first of them, MaxProblems at most
 	Before   int       // rows in the table before
 	After    int       // and after; both 0 after a dry run
 	Imported bool      // whether the table was changed
@@ -252,7 +252,7 @@ func (i *importer) bad(problem Problem) {
 }
 
 func (i *importer) note(problem Problem) {
-	if len(i.report.Problems) < maxProblems {
+	if len(i.report.Problems) < MaxProblems {
 		i.report.Problems = append(i.report.Problems, problem)
 	}
 }

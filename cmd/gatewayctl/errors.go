@@ -44,7 +44,10 @@ func printError(w io.Writer, err error) {
 	fmt.Fprintln(w, "gatewayctl:", err)
 	_, isPath := errors.AsType[*fs.PathError](err)
 	refused, isRefused := errors.AsType[*enrollment.ServiceError](err)
+	directoryNext, isDirectory := nextForDirectory(err)
 	switch {
+	case isDirectory:
+		fmt.Fprintln(w, "  Next:", directoryNext)
 	case isRefused:
 		fmt.Fprintln(w, "  Next:", nextAfter(refused))
 	case errors.Is(err, enrollment.ErrNotService):

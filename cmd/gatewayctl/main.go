@@ -5,7 +5,8 @@
 // group's, register makes one registration per ID and shows how it goes, keys
 // brings the keys of one building to its gateway, capture records a serial line;
 // enrollment-group, enrollment and registration are the operators' half of the
-// provisioning service; ports lists the serial ports and who holds them.
+// provisioning service; ports lists the serial ports and who holds them; directory
+// fills and shows the table of devices that allocation policies read.
 //
 // Standard output is for people, or for programs with -o json; errors go to
 // standard error with the next step. It exits 0 when all went well, 1 when

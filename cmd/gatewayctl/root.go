@@ -30,7 +30,7 @@ func newRootCommand() *cobra.Command {
 	})
 	root.AddCommand(newDeriveKeyCommand(), newRegisterCommand(),
 		newEnrollmentGroupCommand(), newEnrollmentCommand(), newRegistrationCommand(),
-		newSealedKeysCommand(), newCaptureCommand(), newScanCommand(), newPortsCommand())
+		newSealedKeysCommand(), newCaptureCommand(), newScanCommand(), newPortsCommand(), newDirectoryCommand())
 	return root
 }
 

@@ -23,6 +23,7 @@ const (
 	metricReloadFailed  = "gatewayd_last_reload_failed"
 	metricAppliances    = "gatewayd_appliances"
 	metricDecisions     = "gatewayd_allocation_decisions_total"
+	metricDevices       = "gatewayd_allocation_devices"
 	metricDecisionTime  = "gatewayd_allocation_decision_duration_seconds"
 	metricTurnedAway    = "gatewayd_allocation_turned_away_total"
 	metricDefaultRows   = "gatewayd_allocation_directory_default_rows_total"
@@ -42,6 +43,7 @@ var decisionBuckets = []float64{50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-
 type metrics struct {
 	registry    *prometheus.Registry
 	decisions   *prometheus.CounterVec
+	devices     *allocation.DeviceCounter
 	times       *prometheus.HistogramVec
 	turnedAway  *prometheus.CounterVec
 	defaultRows prometheus.Counter
@@ -56,6 +58,7 @@ func newMetrics() *metrics {
 			Name: metricDecisions,
 			Help: "Answers of the allocation webhook, by HTTP status, by who decided (policy, upstream, fallback, or nobody) and by the policy's rule.",
 		}, []string{"status", "source", "rule"}),
+		devices: new(allocation.DeviceCounter),
 		times: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: metricDecisionTime, Buckets: decisionBuckets,
 			Help: "Time from a request's arrival to its decision, by who decided.",
@@ -83,7 +86,10 @@ func newMetrics() *metrics {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		build.WithLabelValues(info.Main.Version, info.GoVersion).Set(1)
 	}
-	m.registry.MustRegister(build, m.decisions, m.times, m.turnedAway, m.defaultRows, m.reloads, m.failed,
+	devices := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: metricDevices, Help: "Devices that the allocation webhook answered about since the start, each once, up to 100,000 of them.",
+	}, func() float64 { return float64(m.devices.Count()) })
+	m.registry.MustRegister(build, m.decisions, devices, m.times, m.turnedAway, m.defaultRows, m.reloads, m.failed,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -94,6 +100,7 @@ func (m *metrics) decided(d allocation.Decision) {
 		m.turnedAway.WithLabelValues(d.Limit).Inc()
 		return
 	}
+	m.devices.Add(d)
 	source := cmp.Or(string(d.Source), "nobody")
 	m.decisions.WithLabelValues(strconv.Itoa(d.Status), source, d.Rule).Inc()
 	m.times.WithLabelValues(source).Observe(d.Duration.Seconds())

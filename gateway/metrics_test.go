@@ -105,6 +105,7 @@ func TestMetrics(t *testing.T) {
 	for _, want := range []string{
 		`gatewayd_allocation_decisions_total{rule="toasters",source="policy",status="200"} 2`,
 		`gatewayd_allocation_decisions_total{rule="unrecognized",source="policy",status="400"} 1`,
+		`gatewayd_allocation_devices 2`,
 		`gatewayd_allocation_decision_duration_seconds_count{source="policy"} 3`,
 		`gatewayd_allocation_upstream_breaker{state="closed"} 1`,
 		`gatewayd_allocation_upstream_breaker{state="open"} 0`,

@@ -28,11 +28,16 @@ type certificateFiles struct {
 	log               *slog.Logger
 
 	mu     sync.Mutex // guards all below
-	pair   *tls.Certificate
-	digest [sha256.Size]byte // of the files that pair came from
+	inUse  certificatePair
 	looked time.Time
 	bad    [sha256.Size]byte // of files that made no pair at the last look
 	told   bool              // bad is in the log
+}
+
+// certificatePair is a certificate with its key.
+type certificatePair struct {
+	certificate *tls.Certificate
+	digest      [sha256.Size]byte // of the two files
 }
 
 func newCertificateFiles(certFile, keyFile string, log *slog.Logger) *certificateFiles {
@@ -44,45 +49,54 @@ func (c *certificateFiles) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if time.Since(c.looked) >= c.interval {
-		if digest, err := c.look(); err != nil {
-			c.complain(digest, err)
+		c.looked = time.Now()
+		if pair, err := c.read(); err != nil {
+			c.complain(pair.digest, err)
+		} else {
+			c.swap(pair)
 		}
 	}
-	return c.pair, nil
+	return c.inUse.certificate, nil
 }
 
-// reload looks at the files now. If they make no pair the old one stays.
-func (c *certificateFiles) reload() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, err := c.look()
-	return err
-}
-
-// look takes the files' pair into use if it is another one.
-func (c *certificateFiles) look() (digest [sha256.Size]byte, err error) {
-	c.looked = time.Now()
+// read reads the files as they are now. With an error comes the digest of what
+// they hold, or of why they could not be read.
+func (c *certificateFiles) read() (certificatePair, error) {
 	cert, err := os.ReadFile(c.certFile)
 	if err != nil {
-		return sha256.Sum256([]byte(err.Error())), err
+		return certificatePair{digest: sha256.Sum256([]byte(err.Error()))}, err
 	}
 	key, err := os.ReadFile(c.keyFile)
 	if err != nil {
-		return sha256.Sum256([]byte(err.Error())), err
+		return certificatePair{digest: sha256.Sum256([]byte(err.Error()))}, err
 	}
-	digest = sha256.Sum256(append(cert[:len(cert):len(cert)], key...))
-	if c.pair != nil && digest == c.digest {
-		return digest, nil
-	}
-	pair, err := tls.X509KeyPair(cert, key)
+	pair := certificatePair{digest: sha256.Sum256(append(cert[:len(cert):len(cert)], key...))}
+	parsed, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return digest, err
+		return pair, err
 	}
-	if c.pair != nil {
-		c.log.Info("webhook certificate changed", "serial", pair.Leaf.SerialNumber.Text(16), "not_after", pair.Leaf.NotAfter)
+	pair.certificate = &parsed
+	return pair, nil
+}
+
+// use serves a pair from now on.
+func (c *certificateFiles) use(pair certificatePair) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.looked = time.Now()
+	c.swap(pair)
+}
+
+// swap is use, under the lock.
+func (c *certificateFiles) swap(pair certificatePair) {
+	if pair.digest == c.inUse.digest {
+		return
 	}
-	c.pair, c.digest = &pair, digest
-	return digest, nil
+	if c.inUse.certificate != nil {
+		leaf := pair.certificate.Leaf
+		c.log.Info("webhook certificate changed", "serial", leaf.SerialNumber.Text(16), "not_after", leaf.NotAfter)
+	}
+	c.inUse = pair
 }
 
 // complain logs that the files make no pair, once, and only when they are found

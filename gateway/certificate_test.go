@@ -58,11 +58,18 @@ func TestCertificateFiles(t *testing.T) {
 		cert2, key2 := testCertificate(t, 2)
 		cert3, key3 := testCertificate(t, 3)
 
-		if err := files.reload(); err == nil {
+		reload := func() error {
+			pair, err := files.read()
+			if err == nil {
+				files.use(pair)
+			}
+			return err
+		}
+		if err := reload(); err == nil {
 			t.Error("loaded a certificate that is not there")
 		}
 		write(cert1, key1)
-		if err := files.reload(); err != nil {
+		if err := reload(); err != nil {
 			t.Fatal(err)
 		}
 		serial("at first", 1)
@@ -84,11 +91,11 @@ func TestCertificateFiles(t *testing.T) {
 		if got := strings.Count(log.String(), "webhook certificate not reloaded; the old one stays in use"); got != 1 {
 			t.Errorf("got %d error lines, want 1:\n%s", got, &log)
 		}
-		if err := files.reload(); err == nil {
+		if err := reload(); err == nil {
 			t.Error("a reload half way is no error")
 		}
 		write(cert3, key3)
-		if err := files.reload(); err != nil {
+		if err := reload(); err != nil {
 			t.Errorf("reloading: %v", err)
 		}
 		serial("after the renewal was completed", 3)
@@ -168,7 +175,7 @@ func TestCertificateUnderLoad(t *testing.T) {
 	close(renewing)
 	group.Wait()
 	stop()
-	if got := w.certificate.pair.Leaf.SerialNumber.Int64(); got != 60%4+1 {
+	if got := w.certificate.inUse.certificate.Leaf.SerialNumber.Int64(); got != 60%4+1 {
 		t.Errorf("ended with certificate %d, want %d", got, 60%4+1)
 	}
 }

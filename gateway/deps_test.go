@@ -19,7 +19,7 @@ var mayImport = map[string][]string{
 	"cmd/dpslocal":                  {"provisioning/dpslocal", "provisioning/dpslocal/pgstore"},
 	"cmd/appliancesim":              {"serialbus/serialbustest"},
 	"cmd/demo":                      {"gateway", "provisioning/dpslocal", "serialbus/serialbustest"},
-	"gateway":                       {"gateway/config", "serialbus", "provisioning", "provisioning/hub", "allocation", "allocation/upstream", "allocation/decisionlog"},
+	"gateway":                       {"gateway/config", "serialbus", "provisioning", "provisioning/hub", "allocation", "allocation/policy", "allocation/upstream", "allocation/decisionlog"},
 	"gateway/config":                {"serialbus", "provisioning", "provisioning/sealedkeys", "allocation", "allocation/upstream"},
 	"serialbus":                     {},
 	"serialbus/profiles":            {},

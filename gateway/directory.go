@@ -46,7 +46,7 @@ func openDirectory(cfg config.Allocation, policy allocation.Policy, open OpenDev
 	case !use.Used:
 		return nil, nil
 	case !configured:
-		return nil, errors.New("the policy reads the device directory, and there is none: give [allocation] directory or directory_url, or take [directory] out of the policy")
+		return nil, errNoDirectory
 	case open == nil:
 		return nil, errors.New("opening the device directory: this program is built without one")
 	}
@@ -63,6 +63,8 @@ func openDirectory(cfg config.Allocation, policy allocation.Policy, open OpenDev
 	}
 	return directory, nil
 }
+
+var errNoDirectory = errors.New("the policy reads the device directory, and there is none: give [allocation] directory or directory_url, or take [directory] out of the policy")
 
 func directoryUse(policy allocation.Policy) allocation.DirectoryUse {
 	user, ok := policy.(allocation.DirectoryUser)

@@ -14,6 +14,7 @@ import (
 // loaded is a setup with what it is made of and must be closed one day.
 type loaded struct {
 	setup     allocation.Setup
+	policy    sitePolicy
 	front     *front
 	directory DeviceDirectory // nil for a policy that reads none
 }
@@ -25,7 +26,11 @@ func loadSetup(cfg config.Allocation, open OpenDeviceDirectory, log *slog.Logger
 	if err != nil {
 		return loaded{}, fmt.Errorf("reading [allocation] function_keys: %w", err)
 	}
-	l := loaded{setup: allocation.Setup{Policy: allocation.Tutorial(), FunctionKeys: keys}}
+	decides, err := loadPolicy(cfg.Policy)
+	if err != nil {
+		return loaded{}, err
+	}
+	l := loaded{policy: decides, setup: allocation.Setup{Policy: decides.Policy, PolicyDigest: decides.digest, FunctionKeys: keys}}
 	if l.front, err = newFront(cfg.Upstream, log); err != nil {
 		return loaded{}, err
 	}
@@ -58,8 +63,9 @@ func (w *webhook) reload(cfg config.Allocation) error {
 	if err == nil {
 		err = checkDirectory(context.Background(), next.directory, next.setup.Policy, w.log)
 	}
+	var pair certificatePair
 	if err == nil && w.certificate != nil {
-		if err = w.certificate.reload(); err != nil {
+		if pair, err = w.certificate.read(); err != nil {
 			err = fmt.Errorf("reading [allocation] tls_cert and tls_key: %w", err)
 		}
 	}
@@ -71,10 +77,13 @@ func (w *webhook) reload(cfg config.Allocation) error {
 		next.close()
 		return err
 	}
+	if w.certificate != nil {
+		w.certificate.use(pair)
+	}
 	w.cfg = cfg
 	w.front.Swap(next.front).close()
 	w.directories.replace(next.directory)
-	w.log.Info("webhook reloaded; other changes of the configuration need a restart", "function_keys", len(next.setup.FunctionKeys))
+	w.log.Info("webhook reloaded; other changes of the configuration need a restart", append(next.policy.logged(), "function_keys", len(next.setup.FunctionKeys))...)
 	return nil
 }
 

@@ -98,9 +98,11 @@ func newWebhook(cfg config.Allocation, open OpenDeviceDirectory, activated net.L
 	}
 	if cfg.TLSCert != "" {
 		w.certificate = newCertificateFiles(cfg.TLSCert, cfg.TLSKey, log)
-		if err := w.certificate.reload(); err != nil {
+		pair, err := w.certificate.read()
+		if err != nil {
 			return nil, fmt.Errorf("reading [allocation] tls_cert and tls_key: %w", err)
 		}
+		w.certificate.use(pair)
 		w.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: w.certificate.get}
 	}
 	if w.listener == nil {
@@ -114,6 +116,7 @@ func newWebhook(cfg config.Allocation, open OpenDeviceDirectory, activated net.L
 			w.listener.Close())
 	}
 	w.listener = connections.listen(w.listener)
+	log.Info("webhook's policy loaded", first.policy.logged()...)
 	return w, nil
 }
 

@@ -80,6 +80,9 @@ func serve(path string, check bool, log *slog.Logger, stdout io.Writer) error {
 		return err
 	}
 	if check {
+		if err := gateway.CheckFiles(cfg); err != nil {
+			return err
+		}
 		fmt.Fprintf(stdout, "%s is good; serial lines: %d\n", path, len(cfg.Buses))
 		return nil
 	}

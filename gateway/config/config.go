@@ -114,6 +114,9 @@ type Allocation struct {
 	// FunctionKeys names the secret with one function key a line; empty
 	// means that only loopback is served.
 	FunctionKeys string
+	// Policy is the file of the site's policy, with a directory; empty stands for
+	// the built-in one.
+	Policy string
 	// TLSCert and TLSKey are PEM files; both or neither.
 	TLSCert, TLSKey string
 	// Directory is the SQLite file of the device directory, or DirectoryURL names

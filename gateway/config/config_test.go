@@ -65,6 +65,19 @@ func TestParseRS485(t *testing.T) {
 	}
 }
 
+// TestPolicyPath: the path of a policy begins at the folder of the configuration.
+func TestPolicyPath(t *testing.T) {
+	for policy, want := range map[string]string{"": "", "policy.toml": "/etc/gatewayd/policy.toml", "../p.toml": "/etc/p.toml", "/srv/p.toml": "/srv/p.toml"} {
+		cfg, err := Parse("/etc/gatewayd/gatewayd.toml", []byte("[allocation]\npolicy = \""+policy+"\"\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := cfg.Allocation.Policy; got != want {
+			t.Errorf("%q: got %q, want %q", policy, got, want)
+		}
+	}
+}
+
 // TestWebhookLimits: what is absent is left to the webhook's own defaults.
 func TestWebhookLimits(t *testing.T) {
 	for text, want := range map[string]Allocation{

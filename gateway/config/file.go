@@ -60,6 +60,7 @@ type rawPin struct {
 type rawAllocation struct {
 	Listen       string `toml:"listen"`
 	FunctionKeys string `toml:"function_keys"`
+	Policy       string `toml:"policy"`
 	TLSCert      string `toml:"tls_cert"`
 	TLSKey       string `toml:"tls_key"`
 	Directory    string `toml:"directory"`

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateway
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/contoso/gatewayd/allocation"
+	"github.com/contoso/gatewayd/allocation/policy"
+	"github.com/contoso/gatewayd/gateway/config"
+)
+
+// sitePolicy is the policy that decides, and what a log says of it.
+type sitePolicy struct {
+	allocation.Policy
+	name   string // its file, or that it is the built-in one
+	digest string // of the file's text; "" for the built-in one
+	rules  int    // 0 for the built-in one
+}
+
+// maxPolicy bounds the file of a policy, in bytes; policy.Parse says so of one
+// that is longer.
+const maxPolicy = 1 << 20
+
+// loadPolicy reads the policy of a file, or gives the built-in one without. The
+// error has a line with file, line and column for everything that is wrong.
+func loadPolicy(file string) (sitePolicy, error) {
+	if file == "" {
+		return sitePolicy{Policy: allocation.Tutorial(), name: "built-in"}, nil
+	}
+	opened, err := os.Open(file)
+	if err != nil {
+		return sitePolicy{}, fmt.Errorf("reading [allocation] policy: %w", err)
+	}
+	defer opened.Close()
+	text, err := io.ReadAll(io.LimitReader(opened, maxPolicy+1))
+	if err != nil {
+		return sitePolicy{}, fmt.Errorf("reading [allocation] policy: %w", err)
+	}
+	parsed, err := policy.Parse(file, text)
+	if err != nil {
+		return sitePolicy{}, fmt.Errorf("reading [allocation] policy:\n%w", err)
+	}
+	sum := sha256.Sum256(text)
+	return sitePolicy{Policy: parsed, name: file, digest: hex.EncodeToString(sum[:6]), rules: len(parsed.Rules())}, nil
+}
+
+// logged tells which policy it is.
+func (p sitePolicy) logged() []any {
+	if p.digest == "" {
+		return []any{"policy", p.name}
+	}
+	return []any{"policy", p.name, "policy_digest", p.digest, "rules", p.rules}
+}
+
+// CheckFiles reads the files that a configuration names and that hold no secrets, for
+// "gatewayd --check". The error is a [ConfigError].
+func CheckFiles(cfg config.Config) error {
+	if cfg.Allocation == nil {
+		return nil
+	}
+	decides, err := loadPolicy(cfg.Allocation.Policy)
+	if err == nil && directoryUse(decides.Policy).Used && cfg.Allocation.Directory == "" && cfg.Allocation.DirectoryURL == "" {
+		err = errNoDirectory
+	}
+	if err != nil {
+		return &ConfigError{err}
+	}
+	return nil
+}

@@ -17,6 +17,17 @@ const (
 	maxLoggedBody = 16 << 10 // bytes; a real request has about 1,200
 )
 
+// Lookup is what became of a look into the device directory.
+type Lookup string
+
+// The outcomes of a lookup.
+const (
+	LookupNone    Lookup = ""        // the policy reads no directory, or was not asked
+	LookupFound   Lookup = "found"   // there is a row
+	LookupMissing Lookup = "missing" // there is none, and none for an ID that is not valid
+	LookupFailed  Lookup = "failed"  // the directory did not answer, or with a row that does not fit
+)
+
 // Decision is what happened to one request. Nothing in it is secret: members
 // that look like keys are masked in Request, Response and Device.
 type Decision struct {
@@ -43,6 +54,9 @@ type Decision struct {
 
 	// Device is the row of the device directory that the policy was given, or nil.
 	Device Row
+
+	// Lookup is what became of the question for that row.
+	Lookup Lookup
 
 	// DirectoryTrouble is why Device is the policy's default row although the
 	// directory may have one, in one line; it is empty otherwise.

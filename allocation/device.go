@@ -32,26 +32,28 @@ func directoryUse(policy Policy) DirectoryUse {
 // reads none, and, where that is the policy's own row because the directory was
 // of no help, why it was not. An error ends the request: a [Refusal] when the
 // policy refuses whoever has no row, and trouble of our own otherwise.
-func (s *Setup) device(ctx context.Context, registrationID *string) (row Row, trouble string, err error) {
+func (s *Setup) device(ctx context.Context, registrationID *string) (row Row, lookup Lookup, trouble string, err error) {
 	if !s.use.Used {
-		return nil, "", nil
+		return nil, LookupNone, "", nil
 	}
 	row, found, err := s.lookUp(ctx, registrationID)
 	switch {
 	case err != nil && ctx.Err() == nil && s.use.Unavailable == DirectoryDefault:
-		return s.defaultRow(), oneLine(err.Error()), nil
+		return s.defaultRow(), LookupFailed, oneLine(err.Error()), nil
+	case err != nil && errors.Is(ctx.Err(), context.Canceled):
+		return nil, LookupNone, "", err // the caller has gone, which tells nothing of the directory
 	case err != nil:
-		return nil, "", err
+		return nil, LookupFailed, "", err
 	case found:
-		return row, "", nil
+		return row, LookupFound, "", nil
 	}
 	switch s.use.Missing {
 	case DirectoryDefault:
-		return s.defaultRow(), "", nil
+		return s.defaultRow(), LookupMissing, "", nil
 	case DirectoryRefuse:
-		return nil, "", Refusal{Message: s.use.Refusal, Rule: "device directory"}
+		return nil, LookupMissing, "", Refusal{Message: s.use.Refusal, Rule: "device directory"}
 	default:
-		return nil, "", fmt.Errorf("the device directory has no row for %q", shorten(orEmpty(registrationID), maxLoggedID))
+		return nil, LookupMissing, "", fmt.Errorf("the device directory has no row for %q", shorten(orEmpty(registrationID), maxLoggedID))
 	}
 }
 

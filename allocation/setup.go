@@ -91,12 +91,15 @@ func (s *Setup) decide(ctx context.Context, body []byte, request Request) result
 // decideHere answers without asking anyone in the cloud: the policy decides, on
 // the device's row in the site's directory.
 func (s *Setup) decideHere(ctx context.Context, request Request) result {
-	device, trouble, err := s.device(ctx, request.DeviceRuntimeContext.RegistrationID)
+	device, lookup, trouble, err := s.device(ctx, request.DeviceRuntimeContext.RegistrationID)
+	var decided result
 	if err != nil {
-		return fromError(err)
+		decided = fromError(err)
+	} else {
+		decided = s.decideByPolicy(ctx, Question{Request: request, Device: device})
+		decided.Device, decided.DirectoryTrouble = redactRow(device), trouble
 	}
-	decided := s.decideByPolicy(ctx, Question{Request: request, Device: device})
-	decided.Device, decided.DirectoryTrouble, decided.PolicyDigest = redactRow(device), trouble, s.PolicyDigest
+	decided.Lookup, decided.PolicyDigest = lookup, s.PolicyDigest
 	return decided
 }
 

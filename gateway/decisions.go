@@ -26,6 +26,7 @@ func (g *Gateway) keepDecisions(cfg config.DecisionLog, stateDir string) {
 	g.webhook.observe = func(d allocation.Decision) {
 		g.metrics.decided(d)
 		g.tally.count(d.Status)
+		g.health.lookedUp(d.Lookup, d.Time)
 		if g.decisions != nil {
 			g.decisions.Add(d)
 		}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/contoso/gatewayd/allocation"
 	"github.com/contoso/gatewayd/allocation/upstream"
 )
 
@@ -40,6 +41,13 @@ type health struct {
 	ready    bool       // all tasks have begun
 	stopping bool
 	reloads  map[string]reload // by part; the last of each
+	lookup   lookup
+}
+
+// lookup is the last look into the device directory.
+type lookup struct {
+	outcome allocation.Lookup // LookupNone before the first
+	since   time.Time         // since when it ends well, or does not
 }
 
 type reload struct {
@@ -100,6 +108,35 @@ func (h *health) reloadChecks() []Check {
 	return all
 }
 
+// lookedUp remembers what became of a look into the device directory.
+func (h *health) lookedUp(outcome allocation.Lookup, now time.Time) {
+	if outcome == allocation.LookupNone {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	failed := outcome == allocation.LookupFailed
+	if h.lookup.outcome == allocation.LookupNone || failed != (h.lookup.outcome == allocation.LookupFailed) {
+		h.lookup.since = now
+	}
+	h.lookup.outcome = outcome
+}
+
+// directoryChecks has one once a policy has looked into the device directory.
+func (h *health) directoryChecks() []Check {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	since := h.lookup.since.UTC().Truncate(time.Second)
+	switch h.lookup.outcome {
+	case allocation.LookupNone:
+		return nil
+	case allocation.LookupFailed:
+		return []Check{{Name: "device directory", Detail: "the last look into it failed; the log says why", Since: since}}
+	default:
+		return []Check{{Name: "device directory", OK: true, Detail: "answers", Since: since}}
+	}
+}
+
 // Readiness tells whether requests should be sent here, and how everything stands
 // that an answer may depend on.
 func (g *Gateway) Readiness() Readiness {
@@ -114,6 +151,7 @@ func (g *Gateway) Readiness() Readiness {
 			checks = append(checks, c)
 		}
 	}
+	checks = append(checks, g.health.directoryChecks()...)
 	if g.decisions != nil {
 		c := Check{Name: "decision log", OK: true, Detail: "written"}
 		if err := g.decisions.Stats().Err; err != nil {

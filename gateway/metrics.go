@@ -27,6 +27,7 @@ const (
 	metricDecisionTime  = "gatewayd_allocation_decision_duration_seconds"
 	metricTurnedAway    = "gatewayd_allocation_turned_away_total"
 	metricDefaultRows   = "gatewayd_allocation_directory_default_rows_total"
+	metricLookups       = "gatewayd_allocation_directory_lookups_total"
 	metricBreaker       = "gatewayd_allocation_upstream_breaker"
 	metricLogWritten    = "gatewayd_allocation_decision_log_written_total"
 	metricLogLost       = "gatewayd_allocation_decision_log_lost_total"
@@ -47,6 +48,7 @@ type metrics struct {
 	times       *prometheus.HistogramVec
 	turnedAway  *prometheus.CounterVec
 	defaultRows prometheus.Counter
+	lookups     *prometheus.CounterVec
 	reloads     *prometheus.CounterVec
 	failed      *prometheus.GaugeVec
 }
@@ -71,6 +73,10 @@ func newMetrics() *metrics {
 			Name: metricDefaultRows,
 			Help: "Decisions on the policy's default row because the device directory was in trouble.",
 		}),
+		lookups: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: metricLookups,
+			Help: "Looks into the device directory, by outcome (found, missing, failed).",
+		}, []string{"outcome"}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: metricReloads,
 			Help: "Reloads, by what was reloaded and by result (ok, failed).",
@@ -89,7 +95,7 @@ func newMetrics() *metrics {
 	devices := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: metricDevices, Help: "Devices that the allocation webhook answered about since the start, each once, up to 100,000 of them.",
 	}, func() float64 { return float64(m.devices.Count()) })
-	m.registry.MustRegister(build, m.decisions, devices, m.times, m.turnedAway, m.defaultRows, m.reloads, m.failed,
+	m.registry.MustRegister(build, m.decisions, devices, m.times, m.turnedAway, m.defaultRows, m.lookups, m.reloads, m.failed,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -104,6 +110,9 @@ func (m *metrics) decided(d allocation.Decision) {
 	source := cmp.Or(string(d.Source), "nobody")
 	m.decisions.WithLabelValues(strconv.Itoa(d.Status), source, d.Rule).Inc()
 	m.times.WithLabelValues(source).Observe(d.Duration.Seconds())
+	if d.Lookup != allocation.LookupNone {
+		m.lookups.WithLabelValues(string(d.Lookup)).Inc()
+	}
 	if d.DirectoryTrouble != "" {
 		m.defaultRows.Inc()
 	}

@@ -95,6 +95,9 @@ func TestMetrics(t *testing.T) {
 	ask(t, g, goodRequest)
 	ask(t, g, goodRequest)
 	ask(t, g, badRequest)
+	g.webhook.observe(allocation.Decision{Status: 200, Lookup: allocation.LookupFound})
+	g.webhook.observe(allocation.Decision{Status: 503, Lookup: allocation.LookupFailed})
+	g.webhook.observe(allocation.Decision{Status: 503, Limit: "requests a second"})
 	g.reloaded("webhook", nil)
 	g.reloaded("webhook", errors.New("no such file"))
 
@@ -107,6 +110,8 @@ func TestMetrics(t *testing.T) {
 		`gatewayd_allocation_decisions_total{rule="unrecognized",source="policy",status="400"} 1`,
 		`gatewayd_allocation_devices 2`,
 		`gatewayd_allocation_decision_duration_seconds_count{source="policy"} 3`,
+		`gatewayd_allocation_directory_lookups_total{outcome="failed"} 1`,
+		`gatewayd_allocation_turned_away_total{limit="requests a second"} 1`,
 		`gatewayd_allocation_upstream_breaker{state="closed"} 1`,
 		`gatewayd_allocation_upstream_breaker{state="open"} 0`,
 		`gatewayd_allocation_decision_log_lost_total 0`,
@@ -235,6 +240,41 @@ func TestNotReadyBefore(t *testing.T) {
 	var h health
 	if got := h.service("x"); got.OK || !got.Required || got.Detail != "starting" {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestDirectoryIsShown: how the last look into the device directory ended, and since
+// when they end so.
+func TestDirectoryIsShown(t *testing.T) {
+	var h health
+	at := time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
+	look := func(outcome allocation.Lookup) []Check {
+		at = at.Add(time.Minute)
+		h.lookedUp(outcome, at)
+		return h.directoryChecks()
+	}
+	good := Check{Name: "device directory", OK: true, Detail: "answers"}
+	bad := Check{Name: "device directory", Detail: "the last look into it failed; the log says why"}
+	for i, test := range []struct {
+		outcome allocation.Lookup
+		want    []Check
+		minutes int // since the begin
+	}{
+		{allocation.LookupNone, nil, 0},
+		{allocation.LookupFound, []Check{good}, 2},
+		{allocation.LookupMissing, []Check{good}, 2},
+		{allocation.LookupFailed, []Check{bad}, 4},
+		{allocation.LookupFailed, []Check{bad}, 4},
+		{allocation.LookupNone, []Check{bad}, 4},
+		{allocation.LookupMissing, []Check{good}, 7},
+	} {
+		got := look(test.outcome)
+		for j := range test.want {
+			test.want[j].Since = time.Date(2026, 11, 21, 10, test.minutes, 0, 0, time.UTC)
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("step %d (-want +got):\n%s", i, diff)
+		}
 	}
 }
 

@@ -9,7 +9,7 @@
 // everything else in them is as it was. Like
 //
 //	{"v":1,"time":"2026-11-21T10:00:00.5Z","registrationId":"breakroom499-contoso-tstrsd-007","status":200,"source":"policy",
-//	 "rule":"toasters","policy":"sha256:…","durationMicros":212,"device":{"room":"Break room 499"},"request":{…},"response":{…}}
+//	 "rule":"toasters","policy":"0f1e2d3c4b5a","durationMicros":212,"device":{"room":"Break room 499"},"request":{…},"response":{…}}
 //
 // "v" is [Version]; a record with another one is not read. A line of the form
 //

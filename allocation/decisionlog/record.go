@@ -35,8 +35,8 @@ type Record struct {
 	// Rule names the rule of the policy that decided, or is empty.
 	Rule string
 
-	// Policy is the digest of the policy's text ("sha256:" and hex digits), or
-	// empty for the built-in one and for answers of a cloud function.
+	// Policy is the digest of the policy's text, or empty for the built-in one and
+	// for answers of a cloud function.
 	Policy string
 
 	// FallbackReason is why the policy decided in place of a cloud function.

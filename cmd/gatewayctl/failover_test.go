@@ -33,6 +33,7 @@ const (
 	cloudKey    = "cloud-key-0123456789"
 	failGroup   = "contoso-custom-allocated-devices"
 	failToaster = "breakroom499-contoso-tstrsd-007"
+	ownToaster  = "lobby1-contoso-tstrsd-007" // has an enrollment of its own
 	toastersHub = "contoso-toasters-hub-1098.azure-devices.net"
 	heatHub     = "contoso-heatpumps-hub-1098.azure-devices.net"
 )
@@ -97,6 +98,10 @@ func newFailoverWorld(t *testing.T) *failoverWorld {
 		PolicyKeys:       []dpslocal.PolicyKey{{Name: "provisioningserviceowner", Key: policyKey}},
 		Hubs:             []dpslocal.Hub{{Name: toastersHub}, {Name: heatHub}},
 		EnrollmentGroups: []dpslocal.EnrollmentGroup{w.group},
+		Enrollments: []dpslocal.IndividualEnrollment{{
+			RegistrationID: ownToaster, PrimaryKey: groupKey, Hubs: w.group.Hubs, AllocationPolicy: dpslocal.Custom,
+			WebhookURL: w.group.WebhookURL, WebhookCAFile: w.group.WebhookCAFile,
+		}},
 	}, dpslocal.Options{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -446,6 +451,31 @@ func TestFailoverKilled(t *testing.T) {
 		w.failover("cloud", "--watch", "0").ends(0, "the webhook is the cloud's now", "End       Swapped, and not watched.\n")
 		w.webhookIs(w.cloudURL())
 	})
+}
+
+// TestFailoverIndividual moves one device's own enrollment, and reads the steps
+// as a program does.
+func TestFailoverIndividual(t *testing.T) {
+	t.Parallel()
+	w := newFailoverWorld(t)
+	p := w.start(nil, "enrollment", "failover", ownToaster, "--to", "site", "--site-url-file", "site-url", "--cloud-url-file", "cloud-url",
+		"--webhook-ca-file", "webhook-ca.pem", "--yes", "-o", "json")
+	p.until(`{"step":"watch",`)
+	startProgram(t, w.dir, nil, "register", "--endpoint", w.service.HTTPSAddr(), "--ca-file", w.service.CAFile(),
+		"--id-scope", "0ne00ABCDEF", "--device-key-file", "group-key", "--registration-id", ownToaster).ends(0, "received from service: "+toastersHub)
+	p.until(`{"step":"device",`)
+	p.command.Process.Signal(os.Interrupt) //nolint:errcheck // the exit status tells
+	p.ends(1, `{"step":"save","side":"cloud","webhookUrl":"`+w.cloud.URL+`/api/HttpTrigger1?****",`, `{"step":"swap","side":"site","webhookUrl":"`+w.site.URL+`/api/HttpTrigger1?****","etag":"`,
+		`{"step":"device","registrationId":"`+ownToaster+`","status":"assigned","assignedHub":"`+toastersHub+`","text":"assigned to `+toastersHub+`"}`,
+		`{"step":"end","side":"site","result":"swapped","undo":"gatewayctl enrollment failover `)
+	for line := range strings.Lines(p.output()) {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("not JSON: %s", line)
+		}
+	}
+	w.webhookIs(w.cloudURL()) // the group's
+	check := w.start(nil, "enrollment", "check", ownToaster, "--webhook-ca-file", "webhook-ca.pem")
+	check.ends(0, w.site.URL+"/api/HttpTrigger1?****\n", "registrations      ok       1, none failed by the webhook\n")
 }
 
 // TestFailoverRace: whoever changes the group between the question and the swap

@@ -50,6 +50,7 @@ test-peers: ## tests against programs that nobody here wrote; none may be skippe
 		cc:gcc pkg-config /usr/include/stdlib.h:libc6-dev /usr/include/modbus/modbus.h:libmodbus-dev \
 		/usr/lib/postgresql/15/bin/initdb:postgresql \
 		/usr/lib/python3/dist-packages/pymodbus:python3-pymodbus \
+		/usr/lib/python3/dist-packages/junitparser:python3-junitparser xmllint:libxml2-utils \
 		/usr/lib/python3/dist-packages/pyvisa:python3-pyvisa /usr/lib/python3/dist-packages/pyvisa_py:python3-pyvisa-py \
 		/usr/lib/python3/dist-packages/serial_asyncio:python3-serial-asyncio \
 		mcs:mono-mcs mono:mono-runtime /usr/lib/mono/gac/Microsoft.CSharp:libmono-microsoft-csharp4.0-cil \

@@ -2,7 +2,10 @@
 
 package allocation
 
-import "context"
+import (
+	"context"
+	"maps"
+)
 
 // Ask asks a policy what the webhook would answer to a question, without a
 // webhook: with its checks, its limit on thinking and the policy's own word on a
@@ -11,7 +14,17 @@ import "context"
 // The error is what stood in the way of an answer; the answer is 503 then, and
 // the service would ask again.
 func Ask(ctx context.Context, policy Policy, question Question) (Answer, error) {
-	return AskWith(ctx, policy, onlyRow{question.Device}, question.Request)
+	directory := onlyRow{question.Device}
+	if question.Device != nil {
+		// A row by hand, or of a record, leaves out what is NULL.
+		directory.row = maps.Clone(question.Device)
+		for column := range directoryUse(policy).Columns {
+			if _, there := directory.row[column]; !there {
+				directory.row[column] = nil
+			}
+		}
+	}
+	return AskWith(ctx, policy, directory, question.Request)
 }
 
 // AskWith is [Ask] with a whole directory to look the device up in, which may be

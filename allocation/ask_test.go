@@ -37,6 +37,7 @@ func TestAsk(t *testing.T) {
 		{"assigned", Tutorial(), nil, request, Answer{Status: 200, Rule: "toasters", Response: golden(t, "tutorial-toaster.response.json")}, ""},
 		{"refused", Tutorial(), nil, Request{}, Answer{Status: 400, Rule: "no registration ID", Refusal: "Registration ID not provided for the device."}, ""},
 		{"the row", rowPolicy{}, Row{"hub": heatPumpsHub}, request, Answer{Status: 200, Rule: "by row", Response: []byte(`{"iotHubHostName":"` + heatPumpsHub + `"}`)}, ""},
+		{"a row without the column is one with NULL", rowPolicy{}, Row{"room": "499"}, request, Answer{Status: 503, Refusal: "The allocation policy is not available at the moment; ask again later."}, `the policy chose the hub "", which is not one of the enrollment's linked hubs`},
 		{"no row, the default", rowPolicy{DirectoryDefault}, nil, request, Answer{Status: 200, Rule: "by row", Response: []byte(`{"iotHubHostName":"` + toastersHub + `"}`)}, ""},
 		{"no row, refused", rowPolicy{DirectoryRefuse}, nil, request, Answer{Status: 400, Rule: "device directory", Refusal: "Not in the books."}, ""},
 		{"no row, again", rowPolicy{DirectoryRetry}, nil, request, Answer{Status: 503, Refusal: "The allocation policy is not available at the moment; ask again later."}, `the device directory has no row for "breakroom499-contoso-tstrsd-007"`},

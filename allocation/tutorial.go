@@ -29,6 +29,11 @@ type TutorialPolicy struct{}
 // what is none it refuses, where the function fails or reads on.
 func Tutorial() TutorialPolicy { return TutorialPolicy{} }
 
+// Rules names the policy's rules in the order in which they are tried.
+func (TutorialPolicy) Rules() []string {
+	return []string{"no registration ID", "no hub group", "toasters", "heat pumps", "unrecognized"}
+}
+
 // Decide answers with a hub and an initial twin, or with a [Refusal]. The checks
 // keep the order of the tutorial's function, because an operator may know its
 // refusals by heart.

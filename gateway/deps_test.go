@@ -15,7 +15,7 @@ const module = "github.com/contoso/gatewayd/"
 // packages of ours it may import. "internal" packages beside a leaf are part of it.
 var mayImport = map[string][]string{
 	"cmd/gatewayd":                  {"gateway", "allocation/directory"}, // which gateway is handed, so that the demo does not link its databases
-	"cmd/gatewayctl":                {"gateway/config", "provisioning", "provisioning/sealedkeys", "provisioning/enrollment", "allocation", "allocation/directory", "allocation/decisionlog", "allocation/policy", "serialbus"},
+	"cmd/gatewayctl":                {"gateway/config", "provisioning", "provisioning/sealedkeys", "provisioning/enrollment", "allocation", "allocation/directory", "allocation/decisionlog", "allocation/policy", "allocation/upstream", "allocation/cases", "serialbus"},
 	"cmd/dpslocal":                  {"provisioning/dpslocal", "provisioning/dpslocal/pgstore"},
 	"cmd/appliancesim":              {"serialbus/serialbustest"},
 	"cmd/demo":                      {"gateway", "provisioning/dpslocal", "serialbus/serialbustest"},
@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	"provisioning/dpslocal/pgstore":             {"provisioning/dpslocal"},
 	"provisioning/dpslocal/storetest":           {"provisioning/dpslocal"},
 	"allocation":                                {},
+	"allocation/cases":                          {"allocation"},
 	"allocation/decisionlog":                    {"allocation"},
 	"allocation/policy":                         {"allocation"},
 	"allocation/upstream":                       {"allocation"},

@@ -5,8 +5,9 @@
 // group's, register makes one registration per ID and shows how it goes, keys
 // brings the keys of one building to its gateway, capture records a serial line;
 // enrollment-group, enrollment and registration are the operators' half of the
-// provisioning service; ports lists the serial ports and who holds them; directory
-// fills and shows the table of devices that allocation policies read.
+// provisioning service; ports lists the serial ports and who holds them; allocate
+// tells what an allocation policy would answer, policy tests one, and directory
+// fills and shows the table of devices that policies read.
 //
 // Standard output is for people, or for programs with -o json; errors go to
 // standard error with the next step. It exits 0 when all went well, 1 when

@@ -10,7 +10,9 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"math/big"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -21,6 +23,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/contoso/gatewayd/allocation"
+	"github.com/contoso/gatewayd/allocation/directory"
 	"github.com/contoso/gatewayd/provisioning/dpslocal"
 	"github.com/contoso/gatewayd/serialbus/serialbustest"
 )
@@ -48,12 +51,51 @@ func TestScripts(t *testing.T) {
 			if strings.HasPrefix(name, "register") || strings.HasPrefix(name, "service") {
 				return startService(t, env)
 			}
+			if strings.HasPrefix(name, "allocate-against") {
+				return startFunction(env)
+			}
+			if strings.HasPrefix(name, "allocate") {
+				return makeDirectory(env)
+			}
 			if strings.HasPrefix(name, "capture") || strings.HasPrefix(name, "scan") {
 				return startLines(env)
 			}
 			return nil
 		},
 	})
+}
+
+// makeDirectory makes a site's directory of devices, site.db.
+func makeDirectory(env *testscript.Env) error {
+	const devices = "registration_id,floor,room\nbreakroom499-contoso-tstrsd-007,5,499\n"
+	_, err := directory.Import(context.Background(), directory.Config{File: filepath.Join(env.WorkDir, "site.db")},
+		strings.NewReader(devices), directory.ImportOptions{Types: map[string]allocation.ColumnType{"floor": allocation.ColumnNumber}})
+	return err
+}
+
+// startFunction runs a cloud function until the script has ended. It does nearly
+// what the tutorial's does, and writes its answers another way; one device in
+// four brings it down.
+func startFunction(env *testscript.Env) error {
+	function := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		switch {
+		case err != nil || r.Header.Get("x-functions-key") != "s3cret-function-key":
+			w.WriteHeader(http.StatusUnauthorized)
+		case strings.Contains(string(body), `"broken`):
+			w.WriteHeader(http.StatusInternalServerError)
+		case strings.Contains(string(body), `-contoso-tstrsd-007"`):
+			_, _ = io.WriteString(w, `{"payload": null, "initialTwin": {"tags": {"deviceType": "toaster"}, "properties": {"desired": {"darknessSetting": "medium", "state": "ready"}}}, "iotHubHostName": "contoso-toasters-hub-1098.azure-devices.net"}`)
+		case strings.Contains(string(body), `-contoso-hpsd-088"`):
+			_, _ = io.WriteString(w, `{"iotHubHostName":"contoso-heatpumps-hub-1098.azure-devices.net","initialTwin":{"properties":{"desired":{"state":"on","temperatureSetting":"70"}},"tags":{"deviceType":"heatpump"}}}`)
+		default:
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, "Unknown device.")
+		}
+	}))
+	env.Defer(function.Close)
+	env.Setenv("FUNCTION", function.URL+"/api/HttpTrigger1")
+	return nil
 }
 
 // startLines makes a line on which another master talks with a unit, and a silent one, until the script has ended.

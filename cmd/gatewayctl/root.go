@@ -30,7 +30,8 @@ func newRootCommand() *cobra.Command {
 	})
 	root.AddCommand(newDeriveKeyCommand(), newRegisterCommand(),
 		newEnrollmentGroupCommand(), newEnrollmentCommand(), newRegistrationCommand(),
-		newSealedKeysCommand(), newCaptureCommand(), newScanCommand(), newPortsCommand(), newDirectoryCommand())
+		newSealedKeysCommand(), newCaptureCommand(), newScanCommand(), newPortsCommand(),
+		newAllocateCommand(), newPolicyCommand(), newDirectoryCommand())
 	return root
 }
 

@@ -13,34 +13,33 @@ const quotedRedacted = `"` + redacted + `"`
 // redact returns a valid JSON document without its secrets, everything else
 // byte for byte as it was: for a log that shows the exact request.
 //
-// Masked are the values of members whose names say that they are secret, and
-// texts that carry one: the query of a URL becomes **** as in the webhook URL
-// that the service shows (dps-protocol 12.1), and a connection string or SAS
-// token goes as a whole. The service sends neither today; a payload may.
+// Masked are all texts and numbers in members whose names say that they are
+// secret, and texts that carry one: the query of a URL becomes **** as in the
+// webhook URL that the service shows (dps-protocol 12.1), and a connection string
+// or SAS token goes as a whole. The service sends neither today; a payload may.
 //
 // It scans instead of decoding because it runs for every request. A document
 // without secrets is returned as it is, not as a copy.
 func redact(document []byte) []byte {
 	var out []byte
-	copied := 0                 // document[:copied] is in out
-	secret := false             // the value that comes next belongs to a secret member
-	outer := make([]bool, 0, 8) // secret, as it was before each open bracket
+	copied := 0                   // document[:copied] is in out
+	secret := false               // the value that comes next is a secret, or in one
+	within := make([]bool, 1, 16) // of each open bracket: whether all in it is secret
 	for i := 0; i < len(document); {
 		end, masked := i+1, []byte(nil)
 		switch c := document[i]; {
 		case c == '"':
 			end = endOfString(document, i)
 			if isMemberName(document, end) {
-				secret = isSecretName(document[i:end])
+				secret = within[len(within)-1] || isSecretName(document[i:end])
 			} else {
 				masked = maskText(document[i:end], secret)
 			}
 		case c == '{' || c == '[':
-			outer = append(outer, secret)
-			secret = secret && c == '['
+			within = append(within, secret)
 		case c == '}' || c == ']':
-			secret = outer[len(outer)-1]
-			outer = outer[:len(outer)-1]
+			within = within[:len(within)-1]
+			secret = within[len(within)-1]
 		case secret && (c == '-' || '0' <= c && c <= '9'):
 			end = endOfLiteral(document, i)
 			masked = []byte(quotedRedacted)
@@ -94,7 +93,7 @@ func mayHoldSecret(quoted []byte) bool {
 }
 
 // secretEndings are what the name of a secret ends in, in lower case.
-var secretEndings = []string{"key", "password", "secret", "token", "connectionstring"}
+var secretEndings = []string{"key", "password", "passphrase", "secret", "token", "connectionstring"}
 
 // isSecretName tells by a member's name that its value is not for a log. A
 // plural is as secret as its singular.

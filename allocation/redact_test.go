@@ -12,9 +12,12 @@ func TestRedact(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, document, want string }{
 		{"nothing secret, odd spacing", "{ \"a\" :\t[ 1, true,null ] ,\"b\":{}}\n", "{ \"a\" :\t[ 1, true,null ] ,\"b\":{}}\n"},
-		{"attestation keys", `{"symmetricKey":{"primaryKey":"p","secondaryKey":"s","x":"y"}}`, `{"symmetricKey":{"primaryKey":"[redacted]","secondaryKey":"[redacted]","x":"y"}}`},
+		{"attestation keys", `{"symmetricKey":{"primaryKey":"p","secondaryKey":"s","x":"y"}}`, `{"symmetricKey":{"primaryKey":"[redacted]","secondaryKey":"[redacted]","x":"[redacted]"}}`},
 		{"an empty symmetricKey stays", `{"symmetricKey":{}}`, `{"symmetricKey":{}}`},
-		{"any case and plural", `{"WiFiPassword":"p","apiKeys":["a",{"x":"b"},"c"],"d":"e"}`, `{"WiFiPassword":"[redacted]","apiKeys":["[redacted]",{"x":"b"},"[redacted]"],"d":"e"}`},
+		{"any case and plural", `{"WiFiPassword":"p","apiKeys":["a",{"x":"b"},"c"],"d":"e"}`, `{"WiFiPassword":"[redacted]","apiKeys":["[redacted]",{"x":"[redacted]"},"[redacted]"],"d":"e"}`},
+		{"everything in a secret object", `{"wifiPassword":{"value":"p","n":[1,{"m":"q"}],"none":null},"d":"e"}`, `{"wifiPassword":{"value":"[redacted]","n":["[redacted]",{"m":"[redacted]"}],"none":null},"d":"e"}`},
+		{"behind a secret object", `[{"token":{"a":"b"}},"c",{"d":"e"}]`, `[{"token":{"a":"[redacted]"}},"c",{"d":"e"}]`},
+		{"passphrase", `{"wifiPassphrase":"p","passphrases":["q"]}`, `{"wifiPassphrase":"[redacted]","passphrases":["[redacted]"]}`},
 		{"number", `{"token":-12.5e3,"n":4}`, `{"token":"[redacted]","n":4}`},
 		{"escaped name", `{"primary\u004bey":"p"}`, `{"primary\u004bey":"[redacted]"}`},
 		{"a name as a value is no name", `["token","x"]`, `["token","x"]`},

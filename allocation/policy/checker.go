@@ -27,6 +27,9 @@ type checker struct {
 // fail notes a mistake.
 func (c *checker) fail(at span, format string, args ...any) {
 	message := fmt.Sprintf(format, args...)
+	if len(c.problems) >= maxCollected {
+		return
+	}
 	if c.rule != "" {
 		message = c.rule + ": " + message
 	}
@@ -47,7 +50,7 @@ func (c *checker) err() error {
 	})
 	if len(failed.Problems) > maxProblems {
 		more := len(failed.Problems) - maxProblems
-		failed.Problems = append(failed.Problems[:maxProblems], Problem{Message: fmt.Sprintf("and %d more", more)})
+		failed.Problems = append(failed.Problems[:maxProblems], Problem{Message: fmt.Sprintf("and %d or more others", more)})
 	}
 	return failed
 }

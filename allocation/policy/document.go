@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -63,33 +64,56 @@ func (n *node) get(name string) *node {
 	return nil
 }
 
+// maxKeys bounds the keys of one table: the decoder compares each with all others.
+const maxKeys = 2_000
+
 // parseDocument reads TOML. Its error says what is wrong and where.
 func parseDocument(source []byte) (*node, *Problem) {
+	var tree builder
+	tree.build(source)
+	if wide := tree.wide; wide != nil {
+		return nil, problemAt(source, wide.at, fmt.Sprintf("the table with %q has more than %d keys", clip(wide.name), maxKeys))
+	}
 	// The decoder checks what a grammar cannot: keys given twice, tables that
-	// grow out of values, dates that no calendar has.
+	// grow out of values, dates that no calendar has. A tree of a file with such
+	// a mistake is not looked at.
 	var ignored map[string]any
 	if err := toml.Unmarshal(source, &ignored); err != nil {
 		return nil, tomlProblem(source, err)
 	}
-	root := &node{kind: table}
-	into := root
+	return tree.root, nil
+}
+
+// builder makes the tree of a file as far as the grammar goes.
+type builder struct {
+	root *node
+	wide *member // the first key too many of a table
+}
+
+func (b *builder) build(source []byte) {
+	b.root = &node{kind: table}
+	into := b.root
 	var parser unstable.Parser
 	parser.Reset(source)
-	for parser.NextExpression() {
+	for b.wide == nil && parser.NextExpression() {
 		expression := parser.Expression()
 		switch expression.Kind {
 		case unstable.Table:
-			into = root.open(expression.Key(), table)
+			into = b.open(expression.Key(), table)
 		case unstable.ArrayTable:
-			into = root.open(expression.Key(), list)
+			into = b.open(expression.Key(), list)
 		case unstable.KeyValue:
-			into.set(expression)
+			b.set(into, expression)
 		}
 	}
-	if err := parser.Error(); err != nil {
-		return nil, tomlProblem(source, err)
+}
+
+// add puts one key into a table.
+func (b *builder) add(n *node, name string, at span, value *node) {
+	n.members = append(n.members, member{name, at, value})
+	if len(n.members) > maxKeys && b.wide == nil {
+		b.wide = &member{name, at, value}
 	}
-	return root, nil
 }
 
 // tomlProblem words what the parser says, with its position where it has one.
@@ -106,7 +130,8 @@ func tomlProblem(source []byte, err error) *Problem {
 
 // open gives the table that a header names, made where it is new. last is what
 // the header makes of its last key: a table, or one more table of a list.
-func (n *node) open(keys unstable.Iterator, last kind) *node {
+func (b *builder) open(keys unstable.Iterator, last kind) *node {
+	n := b.root
 	for keys.Next() {
 		key := keys.Node()
 		name, at := string(key.Data), spanOf(key.Raw)
@@ -117,7 +142,7 @@ func (n *node) open(keys unstable.Iterator, last kind) *node {
 			if isLast {
 				child.kind = last
 			}
-			n.members = append(n.members, member{name, at, child})
+			b.add(n, name, at, child)
 		}
 		if child.kind == list {
 			if isLast {
@@ -135,37 +160,37 @@ func (n *node) open(keys unstable.Iterator, last kind) *node {
 
 // set puts a key and its value into a table, through the tables that a dotted
 // key names.
-func (n *node) set(keyValue *unstable.Node) {
+func (b *builder) set(n *node, keyValue *unstable.Node) {
 	keys := keyValue.Key()
 	for keys.Next() {
 		key := keys.Node()
 		name, at := string(key.Data), spanOf(key.Raw)
 		if keys.IsLast() {
-			n.members = append(n.members, member{name, at, newNode(keyValue.Value(), at)})
+			b.add(n, name, at, b.value(keyValue.Value(), at))
 			return
 		}
 		child := n.get(name)
 		if child == nil {
 			child = &node{kind: table, at: at}
-			n.members = append(n.members, member{name, at, child})
+			b.add(n, name, at, child)
 		}
 		n = child
 	}
 }
 
-// newNode copies a value. key is where the parser does not tell its place.
-func newNode(value *unstable.Node, key span) *node {
+// value copies a value. key is where the parser does not tell its place.
+func (b *builder) value(value *unstable.Node, key span) *node {
 	n := &node{at: spanOf(value.Raw), text: string(value.Data)}
 	switch value.Kind {
 	case unstable.InlineTable:
 		n.kind, n.at, n.text = table, key, ""
-		for children := value.Children(); children.Next(); {
-			n.set(children.Node())
+		for children := value.Children(); b.wide == nil && children.Next(); {
+			b.set(n, children.Node())
 		}
 	case unstable.Array:
 		n.kind, n.at, n.text = list, key, ""
 		for children := value.Children(); children.Next(); {
-			n.items = append(n.items, newNode(children.Node(), key))
+			n.items = append(n.items, b.value(children.Node(), key))
 		}
 	case unstable.String:
 		n.kind = text
@@ -189,7 +214,7 @@ func spanOf(r unstable.Range) span {
 func offsetOf(source []byte, row, column int) int {
 	offset := 0
 	for range row - 1 {
-		newline := strings.IndexByte(string(source[offset:]), '\n')
+		newline := bytes.IndexByte(source[offset:], '\n')
 		if newline < 0 {
 			break
 		}
@@ -201,16 +226,20 @@ func offsetOf(source []byte, row, column int) int {
 // position gives line and column of an offset, both from 1; the column counts
 // characters, as an editor does.
 func position(source []byte, offset int) (line, column int) {
-	before := string(source[:min(offset, len(source))])
-	line = 1 + strings.Count(before, "\n")
-	return line, 1 + utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:])
+	offset = min(offset, len(source))
+	for offset > 0 && offset < len(source) && !utf8.RuneStart(source[offset]) {
+		offset-- // the parser's last byte may be that of a character
+	}
+	before := source[:offset]
+	line = 1 + bytes.Count(before, []byte("\n"))
+	return line, 1 + utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:])
 }
 
 // lineAt gives a line of the file without its end, from 1.
 func lineAt(source []byte, number int) string {
-	for line := range strings.Lines(string(source)) {
+	for line := range bytes.Lines(source) {
 		if number--; number == 0 {
-			return strings.TrimRight(line, "\r\n")
+			return string(bytes.TrimRight(line, "\r\n"))
 		}
 	}
 	return ""

@@ -128,6 +128,7 @@ func (c *checker) expression(n *node, want resultKind) *expression {
 	}
 	program, err := c.compiler.env.Program(checked,
 		cel.EvalOptions(cel.OptOptimize),
+		cel.CostTracking(textCost{}),
 		cel.CostLimit(maxCost),
 		cel.InterruptCheckFrequency(100),
 		cel.CustomDecoratorV2(sortMaps),

@@ -168,9 +168,14 @@ func (c *checker) hubNames(nodes []*node) []weightedName {
 	return names
 }
 
+// maxHubs bounds the hubs that one rule names.
+const maxHubs = 100
+
 // addHub adds a name, checked for what no host name has.
 func (c *checker) addHub(names []weightedName, name string, at span, weight float64) []weightedName {
 	switch {
+	case len(names) == maxHubs:
+		c.fail(at, "more than %d hubs, and a service links 50", maxHubs)
 	case name == "" || strings.ContainsAny(name, " /?*:@\t\r\n"):
 		c.fail(at, "%q is no host name of a hub, which looks like contoso-toasters-hub-1098.azure-devices.net", clip(name))
 	case slices.ContainsFunc(names, func(w weightedName) bool { return strings.EqualFold(w.name, name) }):

@@ -15,11 +15,12 @@ import (
 
 // Bounds of a policy.
 const (
-	maxFile     = 1 << 20 // bytes
-	maxRules    = 1_000
-	maxName     = 100 // bytes of a rule's name
-	maxColumns  = 100
-	maxProblems = 50 // that one error tells
+	maxFile      = 512 << 10 // bytes
+	maxRules     = 1_000
+	maxName      = 100 // bytes of a rule's name
+	maxColumns   = 100
+	maxProblems  = 50  // that one error tells
+	maxCollected = 500 // that are looked for
 )
 
 // Load reads the policy of a file.

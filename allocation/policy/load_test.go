@@ -4,6 +4,7 @@ package policy
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +23,15 @@ const directoryLine = "directory = { columns = { hub = \"text\", room = \"text\"
 // rule1 is a rule that needs nothing but the given lines.
 func rule1(lines ...string) string { return "[[rule]]\n" + strings.Join(lines, "\n") + last }
 
+// numbered repeats a text with a number in it.
+func numbered(format string, times int) string {
+	var out strings.Builder
+	for i := range times {
+		fmt.Fprintf(&out, format, i)
+	}
+	return out.String()
+}
+
 // TestMistakes has a row for each thing that can be wrong, with the words and the
 // place that a person gets.
 func TestMistakes(t *testing.T) {
@@ -35,6 +45,10 @@ func TestMistakes(t *testing.T) {
 		{"empty", "", `1:1: there is no [[rule]]; the shortest policy is one with refuse = "…"`},
 		{"no list", "[rule]\nrefuse = \"x\"\n", `1:2: rules are written as [[rule]], with two brackets`},
 		{"unknown section", "[[rules]]\nrefuse = \"x\"\n" + last, `1:3: unknown key "rules"; did you mean "rule"?`},
+
+		{"too many keys", numbered("k%d = 1\n", maxKeys+1), `2001:1: the table with "k2000" has more than 2000 keys`},
+		{"too many keys of an inline table", "x = [{ " + numbered("k%d = 1, ", maxKeys+1) + "}]", `1:20898: the table with "k2000" has more than 2000 keys`},
+		{"too many rules", numbered("[[rule]]\nname = \"n%d\"\nwhen.model = \"x\"\nrefuse = \"x\"\n", maxRules) + last, `4002:3: more than 1000 rules; a [directory] may hold what differs from device to device`},
 
 		// Rules as a whole.
 		{"misspelt key", rule1(`refuze = "x"`, `hub = "h"`), `2:1: rule 1: unknown key "refuze" of a rule; did you mean "refuse"?`},
@@ -77,6 +91,7 @@ func TestMistakes(t *testing.T) {
 		{"bad regex", when(`when.model.regex = "a("`), `2:20: rule 1: regex "a(": error parsing regexp: missing closing ): ` + "`a(`"},
 		{"huge regex", when(`when.model.regex = '((a{100}){100}){10}'`), `2:20: rule 1: regex "((a{100}){100}){10}": error parsing regexp: invalid repeat count: ` + "`{100}`"},
 		{"large regex", when(`when.model.regex = '(abcde){200}'`), `2:20: rule 1: regex "(abcde){200}": repeats so much that it would become 1402 instructions; allowed are 1000`},
+		{"many patterns", when("when.model.glob = [" + numbered("\"%d*\", ", maxPatterns+1) + "]"), `2:360: rule 1: more than 50 patterns in one list; a regex can say several with |`},
 		{"long glob", when(`when.model.glob = "` + strings.Repeat("a", 1100) + `"`), `2:19: rule 1: glob "` + strings.Repeat("a", 200) + `…": longer than 1024 bytes`},
 		{"certificate", when(`when.certificate.subjectName = "x"`), `2:18: rule 1: unknown member "subjectName" of certificate; did you mean "subject"?`},
 		{"certificate as text", when(`when.certificate = "x"`), `2:6: rule 1: certificate must be a table, and text stands here`},
@@ -101,6 +116,7 @@ func TestMistakes(t *testing.T) {
 		{"weights and pick", hub(`hub = { weights = { h = 1 }, pick = "last" }`), `3:37: rule 1: weights spread the devices, and pick = "last" does not`},
 		{"weight", hub(`hub.weights = { h = -1 }`), `3:21: rule 1: a weight is between 0, which takes no new devices, and 1000000`},
 		{"weight as text", hub(`hub.weights = { h = "1", i = 1 }`), `3:21: rule 1: a weight must be a number, and text stands here`},
+		{"too many weights", hub("[rule.hub.weights]\n" + numbered("h%d = 1\n", maxHubs+1)), `104:1: rule 1: more than 100 hubs, and a service links 50`},
 		{"no weight", hub(`hub.weights = { h = 0 }`), `3:5: rule 1: weights leaves no hub that takes devices`},
 		{"none", hub(`hub = { contains = "x", none = "nxt" }`), `3:32: rule 1: none may be "retry", "next" or { refuse = "…" }, and not "nxt"; did you mean "next"?`},
 		{"none as a sentence", hub(`hub = { contains = "x", none = "No hub found." }`), `3:32: rule 1: to refuse with this sentence, write none = { refuse = "No hub found." }`},
@@ -139,6 +155,7 @@ func TestMistakes(t *testing.T) {
 		{"device undeclared", when(`when = 'device.hub == "x"'`), `2:9: rule 1: a rule that reads device needs a [directory] section with columns = { … }, which says what a row holds`},
 		{"misspelt column in CEL", directoryLine + when(`when = 'device.hbu == "x"'`), `3:16: rule 1: there is no "hbu" in columns of [directory]; did you mean "hub"?`},
 		{"types", when(`when = '"a" + 1 == "b"'`), `2:13: rule 1: + does not take (string, int)`},
+		{"a member that does not exist for has", when(`when = 'has(request.deviceRuntimeContext.registrationID)'`), `2:42: rule 1: there is no "registrationID" in DeviceRuntimeContext; did you mean "registrationId"?`},
 		{"column type in CEL", directoryLine + when(`when = 'device.vip == "yes"'`), `3:20: rule 1: == does not take (bool, string)`},
 		{"syntax", when(`when = 'payload.model =='`), `2:25: rule 1: the expression cannot be read: it ends too early`},
 		{"no condition", when(`when = '"x"'`), `2:8: rule 1: a condition must be true or false, and this expression gives string`},
@@ -212,7 +229,7 @@ func TestLoad(t *testing.T) {
 	if err := os.WriteFile(path, make([]byte, maxFile+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(path); err == nil || err.Error() != path+": larger than 1024 KiB, which no policy is" {
+	if _, err := Load(path); err == nil || err.Error() != path+": larger than 512 KiB, which no policy is" {
 		t.Errorf("got %v, want an error about the size", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"unicode"
 
 	"github.com/contoso/gatewayd/allocation"
+	"github.com/contoso/gatewayd/allocation/policy"
 )
 
 const (
@@ -34,6 +35,8 @@ func FuzzHandler(f *testing.F) {
 		{"POST", "/api/f?code=" + fuzzKey, "", toaster},
 		{"POST", "/api/f", "X-Functions-Key: " + fuzzKey + "\r\n", strings.Replace(toaster, "tstrsd-007", "hpsd-088", 1)},
 		{"POST", "/api/f?code=wrong", "Content-Type: text/xml\r\n", toaster},
+		{"POST", "/api/f?code=" + fuzzKey, "", `{"deviceRuntimeContext":{"registrationId":"aaa"}}`},
+		{"POST", "/api/f?code=" + fuzzKey, "", `{"deviceRuntimeContext":{"registrationId":"aaa"},"linkedHubs":["x-1"]}`},
 		{"GET", "/api/f", "", ""},
 		{"POST", "/api//f", "", ""},
 		{"POST", "/api/../f?code=%zz;&", "X-Forwarded-For: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n", "2\r\n{}\r\n0\r\n\r\n"},
@@ -48,6 +51,7 @@ func FuzzHandler(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	policies := []allocation.Policy{allocation.Tutorial(), fuzzPolicy(f)}
 	f.Fuzz(func(t *testing.T, method, target, header string, body []byte) {
 		for _, planted := range []bool{false, true} {
 			if planted {
@@ -55,29 +59,64 @@ func FuzzHandler(f *testing.F) {
 					return
 				}
 			}
-			head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: gateway\r\n%sContent-Length: %d\r\n\r\n", method, target, header, len(body))
-			request, err := http.ReadRequest(bufio.NewReader(strings.NewReader(head + string(body))))
-			if err != nil {
-				return
+			for _, policy := range policies {
+				fuzzOnce(t, policy, keys, method, target, header, body)
 			}
-			if body, err = io.ReadAll(request.Body); err != nil || bytes.Contains(body, []byte(fuzzKey)) {
-				return
-			}
-			request.Body = io.NopCloser(bytes.NewReader(body))
-			request.RemoteAddr = "127.0.0.1:40000"
-			var log bytes.Buffer
-			var decisions []allocation.Decision
-			handler := allocation.NewHandler(allocation.Config{
-				Setup:   allocation.Setup{Policy: allocation.Tutorial(), FunctionKeys: keys},
-				Logger:  slog.New(slog.NewTextHandler(&log, nil)),
-				Observe: func(d allocation.Decision) { decisions = append(decisions, d) },
-			})
-			answer := httptest.NewRecorder()
-			handler.ServeHTTP(answer, request)
-			checkAnswer(t, request, body, answer)
-			checkRecord(t, answer.Code, decisions, log.String())
 		}
 	})
+}
+
+// fuzzPolicy reads what a request holds in all ways that a policy file has.
+func fuzzPolicy(f *testing.F) allocation.Policy {
+	parsed, err := policy.Parse("policy.toml", []byte(`
+[[rule]]
+name = "expression"
+when.cel = "has(request.deviceRuntimeContext.registrationId) && request.deviceRuntimeContext.registrationId.matches('^(a+)+$') && has(request.linkedHubs) && request.linkedHubs.exists(h, h.contains('x'))"
+refuse = "Not today."
+[[rule]]
+name = "plain"
+when.registration_id.contains = "tstrsd"
+when.linked_hubs.present = true
+hub = { contains = "toasters", none = "next" }
+tags = { kind = "toaster" }
+[[rule]]
+name = "any"
+when.linked_hubs.present = true
+hub = { contains = "-", none = "next" }
+[[rule]]
+name = "rest"
+refuse = "Nothing fits."
+`))
+	if err != nil {
+		f.Fatal(err)
+	}
+	return parsed
+}
+
+// fuzzOnce sends one request as net/http would hand it over.
+func fuzzOnce(t *testing.T, policy allocation.Policy, keys []allocation.FunctionKey, method, target, header string, body []byte) {
+	t.Helper()
+	head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: gateway\r\n%sContent-Length: %d\r\n\r\n", method, target, header, len(body))
+	request, err := http.ReadRequest(bufio.NewReader(strings.NewReader(head + string(body))))
+	if err != nil {
+		return
+	}
+	if body, err = io.ReadAll(request.Body); err != nil || bytes.Contains(body, []byte(fuzzKey)) {
+		return
+	}
+	request.Body = io.NopCloser(bytes.NewReader(body))
+	request.RemoteAddr = "127.0.0.1:40000"
+	var log bytes.Buffer
+	var decisions []allocation.Decision
+	handler := allocation.NewHandler(allocation.Config{
+		Setup:   allocation.Setup{Policy: policy, FunctionKeys: keys},
+		Logger:  slog.New(slog.NewTextHandler(&log, nil)),
+		Observe: func(d allocation.Decision) { decisions = append(decisions, d) },
+	})
+	answer := httptest.NewRecorder()
+	handler.ServeHTTP(answer, request)
+	checkAnswer(t, request, body, answer)
+	checkRecord(t, answer.Code, decisions, log.String())
 }
 
 // plant puts a secret into a body that is a JSON object, and gives nil for any

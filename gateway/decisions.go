@@ -47,10 +47,10 @@ func (a tally) count(status int) {
 	switch {
 	case status == http.StatusOK:
 		a.assigned.Add(1)
+	case status == http.StatusBadRequest:
+		a.refused.Add(1)
 	case status >= http.StatusInternalServerError:
 		a.troubled.Add(1)
-	default:
-		a.refused.Add(1)
 	}
 	select {
 	case a.given <- struct{}{}:

@@ -378,7 +378,7 @@ func (g *Gateway) alive(ctx context.Context) error {
 // summary is the STATUS line.
 func (g *Gateway) summary() string {
 	if g.supervisor == nil {
-		return g.webhook.String() + ": " + g.tally.String()
+		return fmt.Sprintf("%s, %s: %s", g.webhook, g.webhook.policy.Load(), g.tally)
 	}
 	return Summary(g.Snapshot())
 }
@@ -441,6 +441,7 @@ func (g *Gateway) watchReload(ctx context.Context) {
 func (g *Gateway) reloaded(part string, err error) {
 	g.metrics.reloaded(part, err)
 	g.health.reloaded(part, err, time.Now())
+	g.change() // the STATUS line names the policy
 }
 
 // reloadWebhook reads the configuration and all that its webhook's section names.

@@ -143,6 +143,7 @@ func (g *Gateway) Readiness() Readiness {
 	checks := []Check{g.health.service(g.summary())}
 	checks = append(checks, g.health.reloadChecks()...)
 	if g.webhook != nil {
+		checks = append(checks, Check{Name: "policy", OK: true, Detail: g.webhook.policy.Load().String()})
 		if state, fronting := g.webhook.upstreamState(); fronting {
 			c := Check{Name: "cloud function", OK: state.State == upstream.Closed, Detail: "answers", Since: state.Since.UTC().Truncate(time.Second)}
 			if !c.OK {

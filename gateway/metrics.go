@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"cmp"
+	"path/filepath"
 	"runtime/debug"
 	"strconv"
 
@@ -22,6 +23,7 @@ const (
 	metricReloads       = "gatewayd_reloads_total"
 	metricReloadFailed  = "gatewayd_last_reload_failed"
 	metricAppliances    = "gatewayd_appliances"
+	metricPolicy        = "gatewayd_allocation_policy_info"
 	metricDecisions     = "gatewayd_allocation_decisions_total"
 	metricDevices       = "gatewayd_allocation_devices"
 	metricDecisionTime  = "gatewayd_allocation_decision_duration_seconds"
@@ -152,6 +154,12 @@ func (m *metrics) watch(g *Gateway) {
 	}
 	if g.webhook != nil {
 		m.registry.MustRegister(&asked{
+			prometheus.NewDesc(metricPolicy, "Always 1; the labels tell which policy decides.", []string{"policy", "digest"}, nil), prometheus.GaugeValue,
+			func(emit func(float64, ...string)) {
+				policy := g.webhook.policy.Load()
+				emit(1, filepath.Base(policy.name), policy.digest)
+			},
+		}, &asked{
 			prometheus.NewDesc(metricBreaker, "1 for the state that the breaker before the cloud function is in; absent without front mode.", []string{"state"}, nil), prometheus.GaugeValue,
 			func(emit func(float64, ...string)) {
 				now, fronting := g.webhook.upstreamState()

@@ -213,12 +213,13 @@ func TestReady(t *testing.T) {
 	want := Readiness{Ready: true, Checks: []Check{
 		{Name: "service", OK: true, Required: true, Detail: g.summary()},
 		{Name: "reload of webhook", Detail: "failed, what was loaded before is in force: policy.toml:3: no such column"},
+		{Name: "policy", OK: true, Detail: "built-in policy"},
 		{Name: "cloud function", Detail: "the site's policy answers in its place: no connection"},
 		{Name: "decision log", OK: true, Detail: "written"},
 	}}
 	for i, c := range got.Checks {
 		if c.Name == "cloud function" && strings.HasPrefix(c.Detail, "the site's policy answers in its place: ") {
-			got.Checks[i].Detail = want.Checks[2].Detail // in the words of the client
+			got.Checks[i].Detail = want.Checks[3].Detail // in the words of the client
 		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" || status != http.StatusOK {
@@ -283,7 +284,7 @@ func TestDecisionsAreKept(t *testing.T) {
 	g, stop := watched(t, "")
 	ask(t, g, goodRequest)
 	ask(t, g, badRequest)
-	if got, want := g.summary(), g.webhook.String()+": 1 assigned, 1 refused, 0 asked to come again"; got != want {
+	if got, want := g.summary(), g.webhook.String()+", built-in policy: 1 assigned, 1 refused, 0 asked to come again"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if err := stop(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/contoso/gatewayd/allocation"
 	"github.com/contoso/gatewayd/allocation/policy"
@@ -55,6 +56,15 @@ func (p sitePolicy) logged() []any {
 		return []any{"policy", p.name}
 	}
 	return []any{"policy", p.name, "policy_digest", p.digest, "rules", p.rules}
+}
+
+// String tells which policy it is, for those who watch. The folder of its file is
+// none of their business.
+func (p sitePolicy) String() string {
+	if p.digest == "" {
+		return p.name + " policy"
+	}
+	return fmt.Sprintf("%s, %d rules, digest %s", filepath.Base(p.name), p.rules, p.digest)
 }
 
 // CheckFiles reads the files that a configuration names and that hold no secrets, for

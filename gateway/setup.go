@@ -82,6 +82,7 @@ func (w *webhook) reload(cfg config.Allocation) error {
 	}
 	w.cfg = cfg
 	w.front.Swap(next.front).close()
+	w.policy.Store(&next.policy)
 	w.directories.replace(next.directory)
 	w.log.Info("webhook reloaded; other changes of the configuration need a restart", append(next.policy.logged(), "function_keys", len(next.setup.FunctionKeys))...)
 	return nil

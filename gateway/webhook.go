@@ -31,6 +31,7 @@ const (
 type webhook struct {
 	cfg         config.Allocation // of the setup in force; its owner is whoever reloads
 	front       atomic.Pointer[front]
+	policy      atomic.Pointer[sitePolicy] // in force
 	directories directories
 	listener    net.Listener
 	handler     *allocation.Handler
@@ -64,6 +65,7 @@ func newWebhook(cfg config.Allocation, open OpenDeviceDirectory, activated net.L
 	setup := first.setup
 	w := &webhook{cfg: cfg, openDirectory: open, listener: activated, ready: make(chan struct{}), log: log}
 	w.front.Store(first.front)
+	w.policy.Store(&first.policy)
 	w.directories.replace(first.directory)
 	// What is wrong with a table is no reason not to start: it may have changed since
 	// yesterday, and the webhook is not all of a gateway.

@@ -46,7 +46,7 @@ race: ## the same with the race detector
 	go test -race ./...
 
 test-peers: ## tests against programs that nobody here wrote; none may be skipped
-	@.ci/need age curl openssl node:nodejs npm promtool:prometheus mosquitto_pub:mosquitto-clients mbpoll socat tinyproxy nginx:nginx-light \
+	@.ci/need age curl openssl node:nodejs npm sqlite3 python3 promtool:prometheus mosquitto_pub:mosquitto-clients mbpoll socat tinyproxy nginx:nginx-light \
 		cc:gcc pkg-config /usr/include/stdlib.h:libc6-dev /usr/include/modbus/modbus.h:libmodbus-dev \
 		/usr/lib/postgresql/15/bin/initdb:postgresql \
 		/usr/lib/python3/dist-packages/pymodbus:python3-pymodbus \
@@ -76,6 +76,7 @@ bench: bench-allocation bench-serialbus bench-dpslocal bench-provisioning bench-
 bench-allocation: ## the webhook under load, beside a bare net/http handler and Node
 	@.ci/need wrk h2load:nghttp2-client node:nodejs taskset:util-linux
 	go test -run '^$$' -bench . -timeout 60m ./allocation
+	go test -run '^$$' -bench . -benchtime 3s ./allocation/directory
 
 bench-serialbus: ## scans against the limit of the wire, and a building's lines; SCAN_BENCH=full for the whole table
 	go test -run '^$$' -bench . -timeout 30m ./serialbus

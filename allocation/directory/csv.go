@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -196,12 +197,14 @@ func parseNumber(text string, whole bool) (any, error) {
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
 		return n, nil
 	}
-	if whole {
-		return nil, fmt.Errorf("is %q, and the column takes whole numbers only", clip(text))
-	}
 	n, err := strconv.ParseFloat(text, 64)
-	if err != nil || !strings.ContainsAny(text, ".eE") {
+	switch {
+	case err != nil, !strings.ContainsAny(text, ".eE"):
 		return nil, fmt.Errorf("is %q, which is too large to be kept exactly", clip(text))
+	case n == math.Trunc(n) && math.Abs(n) < 1<<53:
+		return int64(n), nil // as databases keep it
+	case whole:
+		return nil, fmt.Errorf("is %q, and the column takes whole numbers only", clip(text))
 	}
 	return n, nil
 }

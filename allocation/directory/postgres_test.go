@@ -219,13 +219,18 @@ func (p readingPolicy) Decide(_ context.Context, q allocation.Question) (allocat
 func ask(handler http.Handler, id string) (status int, body string) {
 	answer := httptest.NewRecorder()
 	request := httptest.NewRequest(http.MethodPost, "/api/f", strings.NewReader(`{"deviceRuntimeContext":{"registrationId":"`+id+`"},"linkedHubs":["h1","h2"]}`))
+	request.RemoteAddr = "127.0.0.1:1" // a caller without a limit of its own
 	handler.ServeHTTP(answer, request)
 	return answer.Code, answer.Body.String()
 }
 
 // webhook is one over a directory.
 func webhook(d *Directory, unavailable allocation.DirectoryOutcome) http.Handler {
-	return allocation.NewHandler(allocation.Config{Setup: allocation.Setup{Policy: readingPolicy{unavailable}, Directory: d}, Logger: slog.New(slog.DiscardHandler)})
+	return allocation.NewHandler(allocation.Config{
+		Setup:  allocation.Setup{Policy: readingPolicy{unavailable}, Directory: d},
+		Limits: allocation.Limits{Rate: 1e6, Concurrent: 1000}, // nothing here is about them
+		Logger: slog.New(slog.DiscardHandler),
+	})
 }
 
 const (

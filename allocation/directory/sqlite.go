@@ -18,8 +18,9 @@ import (
 	"github.com/contoso/gatewayd/allocation"
 )
 
-// sqliteConnections bounds the lookups in one file. One takes some 30 µs.
-const sqliteConnections = 4
+// sqliteConnections bounds the lookups in one file. One takes some 30 µs; more at
+// once are slower, because SQLite in Go has locks that all connections share.
+const sqliteConnections = 2
 
 // sqlite reads a SQLite file. The file may be written to at any time, and
 // another may take its place: each lookup looks which file has the name.

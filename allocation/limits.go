@@ -27,7 +27,7 @@ type Limits struct {
 	ConcurrentPerCaller int
 
 	// Rate is how many requests a second are let in, and RatePerCaller how many
-	// of one caller. A second's worth may come at once. Defaults 25,000 and
+	// of one caller. A second's worth may come at once. Defaults 100,000 and
 	// 1,000; the service itself starts at most 1,000 registrations a minute
 	// (dps-protocol 2.4).
 	Rate          float64
@@ -68,7 +68,7 @@ func (l Limits) withDefaults() Limits {
 	return Limits{
 		Concurrent:          cmp.Or(l.Concurrent, 256),
 		ConcurrentPerCaller: cmp.Or(l.ConcurrentPerCaller, 64),
-		Rate:                cmp.Or(l.Rate, 25_000),
+		Rate:                cmp.Or(l.Rate, 100_000),
 		RatePerCaller:       cmp.Or(l.RatePerCaller, 1_000),
 	}
 }

@@ -134,7 +134,7 @@ func (h *Handler) decide(w http.ResponseWriter, r *http.Request, now time.Time) 
 	if err != nil {
 		return fromError(err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), setup.time())
+	ctx, cancel := setup.bound(r.Context())
 	defer cancel()
 	decided := setup.decide(ctx, body, request)
 	decided.Request = redactBody(body)

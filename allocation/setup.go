@@ -71,6 +71,15 @@ func (h *Handler) Replace(setup Setup) error {
 	return nil
 }
 
+// bound gives an answer its time. Where the policy alone is asked, which has a time
+// of its own, there is nothing to bound.
+func (s *Setup) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.Upstream == nil && !s.use.Used {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, s.time())
+}
+
 // time is how long an answer may take.
 func (s *Setup) time() time.Duration {
 	if s.Upstream == nil {

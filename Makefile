@@ -76,7 +76,7 @@ bench: bench-allocation bench-serialbus bench-dpslocal bench-provisioning bench-
 bench-allocation: ## the webhook under load, beside a bare net/http handler and Node
 	@.ci/need wrk h2load:nghttp2-client node:nodejs taskset:util-linux
 	go test -run '^$$' -bench . -timeout 60m ./allocation
-	go test -run '^$$' -bench . -benchtime 3s ./allocation/directory
+	go test -run '^$$' -bench . -benchtime 3s ./allocation/directory ./allocation/policy
 
 bench-serialbus: ## scans against the limit of the wire, and a building's lines; SCAN_BENCH=full for the whole table
 	go test -run '^$$' -bench . -timeout 30m ./serialbus

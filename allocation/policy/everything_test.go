@@ -31,7 +31,7 @@ name = "payload"
 when.payload."zone.floor" = { from = 1, below = 5 }
 when.firmware = { from = "12.0", up_to = "13" }
 hub = { weights = { a = 1, b = 2.5, c = 0 }, keep_current = true, none = "next" }
-tags = { zone = { cel = 'payload.zone' }, list = [1, "two", { cel = 'payload.?three' }] }
+tags = { zone = { cel = 'payload.zone' }, list = [1, "two", { cel = 'payload.?three.orValue(3)' }], four = { cel = 'payload.?four' } }
 
 [[rule]]
 name = "row"

@@ -28,7 +28,7 @@ func ExamplePolicy_Explain() {
 	//     hub: contains "-toasters-", pick last
 	//     * contoso-toasters-hub-1098.azure-devices.net fits
 	//       contoso-heatpumps-hub-1098.azure-devices.net does not fit
-	//   2 not tried
+	//   not tried: 2 more
 	// assigned to contoso-toasters-hub-1098.azure-devices.net by rule "toasters"
 	// {"iotHubHostName":"contoso-toasters-hub-1098.azure-devices.net","initialTwin":{"properties":{"desired":{"state":"ready","darknessSetting":"medium"}},"tags":{"deviceType":"toaster"}}}
 }

@@ -218,7 +218,7 @@ func (x Explanation) String() string {
 		x.Rules[i].write(&out)
 	}
 	if x.NotTried > 0 {
-		fmt.Fprintf(&out, "  %d not tried\n", x.NotTried)
+		fmt.Fprintf(&out, "  not tried: %d more\n", x.NotTried)
 	}
 	switch x.Answer {
 	case Assigned:

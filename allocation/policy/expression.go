@@ -357,7 +357,7 @@ func (x *expression) failed(e *evaluation, err error) error {
 	}
 	message := err.Error()
 	if name, missing := strings.CutPrefix(message, "no such key: "); missing {
-		message = fmt.Sprintf("this request has no %q there; write .?%s with orValue(…), or ask with has(…)", name, name)
+		message = fmt.Sprintf("%q is absent for this device; write .?%s with orValue(…), or ask with has(…)", name, name)
 	}
 	return e.trouble(at, errors.New(clip(message)))
 }

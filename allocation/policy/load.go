@@ -63,7 +63,7 @@ func (c *checker) policy(root *node) *Policy {
 			c.directory(key.value, key.at)
 		}
 	}
-	p := &Policy{name: c.name, source: c.source, use: c.use}
+	p := &Policy{name: c.name, source: c.source, use: c.use, columns: c.columnNames()}
 	rules := root.get("rule")
 	switch {
 	case rules == nil:
@@ -284,11 +284,7 @@ func (c *checker) defaultRow(key member) allocation.Row {
 		return nil
 	}
 	row := allocation.Row{}
-	var known []string
-	for name := range c.use.Columns {
-		known = append(known, name)
-	}
-	slices.Sort(known)
+	known := c.columnNames()
 	for _, column := range key.value.members {
 		holds, declared := c.use.Columns[column.name]
 		if !declared {

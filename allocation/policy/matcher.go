@@ -192,7 +192,7 @@ func (c *checker) allOf(n *node, at span, of field) matcher {
 			wants = append(wants, map[bool]string{true: "present", false: "absent"}[*m.present])
 		case keyNot:
 			m.not = new(c.matcher(key.value, key.at, of))
-			wants = append(wants, "not "+m.not.want)
+			wants = append(wants, "not "+inBrackets(m.not.want))
 		default:
 			t := c.test(key, of, fold)
 			m.tests = append(m.tests, t)
@@ -202,8 +202,24 @@ func (c *checker) allOf(n *node, at span, of field) matcher {
 	if m.present != nil && !*m.present && len(wants) > 1 {
 		c.fail(at, "present = false leaves nothing for the other tests of %s to look at", of.name)
 	}
+	for i := range wants {
+		if len(wants) > 1 {
+			wants[i] = inBrackets(wants[i])
+		}
+	}
 	m.want = strings.Join(wants, " and ")
 	return m
+}
+
+// inBrackets keeps the parts of a want together.
+func inBrackets(want string) string {
+	if strings.HasPrefix(want, "not (") {
+		return want
+	}
+	if strings.Contains(want, " or ") || strings.Contains(want, " and ") {
+		return "(" + want + ")"
+	}
+	return want
 }
 
 func sampleOf(k fieldKind) string {
@@ -323,9 +339,9 @@ func (c *checker) partOfText(key string, operands []*node, fold func(string) str
 			c.fail(operand.at, "%s = \"\" would fit every text", key)
 		}
 		parts = append(parts, applyFold(fold, operand.text))
-		wants = append(wants, key+" "+operand.shown())
+		wants = append(wants, operand.shown())
 	}
-	return test{want: strings.Join(wants, " or "), holds: func(value seen) (bool, error) {
+	return test{want: key + " " + strings.Join(wants, " or "), holds: func(value seen) (bool, error) {
 		whole := applyFold(fold, value.text)
 		return slices.ContainsFunc(parts, func(part string) bool { return compare(whole, part) }), nil
 	}}
@@ -344,7 +360,7 @@ func (c *checker) pattern(key string, operands []*node, fold func(string) string
 		if !c.isText(operand, key) {
 			continue
 		}
-		wants = append(wants, key+" "+operand.shown())
+		wants = append(wants, operand.shown())
 		source := operand.text
 		if key == keyGlob {
 			source = globSource(applyFold(fold, source))
@@ -358,7 +374,7 @@ func (c *checker) pattern(key string, operands []*node, fold func(string) string
 		}
 		patterns = append(patterns, compiled)
 	}
-	return test{want: strings.Join(wants, " or "), holds: func(value seen) (bool, error) {
+	return test{want: key + " " + strings.Join(wants, " or "), holds: func(value seen) (bool, error) {
 		if len(value.text) > maxMatchedText {
 			return false, fmt.Errorf("the value has %d bytes, and a pattern looks at no more than %d", len(value.text), maxMatchedText)
 		}

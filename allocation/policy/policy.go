@@ -16,10 +16,11 @@ import (
 // [allocation.Policy] and an [allocation.DirectoryUser], keeps no state, and may
 // be asked from many goroutines at once.
 type Policy struct {
-	name   string
-	source []byte // of the file, for the places of troubles
-	rules  []rule
-	use    allocation.DirectoryUse
+	name    string
+	source  []byte // of the file, for the places of troubles
+	rules   []rule
+	use     allocation.DirectoryUse
+	columns []string // of use, sorted, so that of two troubles always the same is told
 }
 
 // rule is one [[rule]] of the file.
@@ -123,9 +124,9 @@ func (e *evaluation) openDirectory() error {
 		}
 	}
 	e.trace.sawDevice(origin, e.device)
-	for column, holds := range use.Columns {
-		if value := e.device[column]; value != nil && !fitsColumn(value, holds) {
-			return fmt.Errorf("%s: column %q of the device directory holds a %T where the policy expects %s", e.policy.name, column, value, holds)
+	for _, column := range e.policy.columns {
+		if value := e.device[column]; value != nil && !fitsColumn(value, use.Columns[column]) {
+			return fmt.Errorf("%s: column %q of the device directory holds a %T where the policy expects %s", e.policy.name, column, value, use.Columns[column])
 		}
 	}
 	return nil

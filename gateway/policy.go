@@ -64,7 +64,11 @@ func (p sitePolicy) String() string {
 	if p.digest == "" {
 		return p.name + " policy"
 	}
-	return fmt.Sprintf("%s, %d rules, digest %s", filepath.Base(p.name), p.rules, p.digest)
+	noun := "rules"
+	if p.rules == 1 {
+		noun = "rule"
+	}
+	return fmt.Sprintf("%s, %d %s, digest %s", filepath.Base(p.name), p.rules, noun, p.digest)
 }
 
 // CheckFiles reads the files that a configuration names and that hold no secrets, for

@@ -41,9 +41,10 @@ func instanceOf(ts *testscript.TestScript, name string) *instance {
 	return i
 }
 
-// scriptInstance starts an instance with files and state in a folder of its name:
+// scriptInstance starts an instance with files and state in a folder of its name,
+// where the policy file is put too:
 //
-//	instance NAME
+//	instance NAME [POLICYFILE]
 func scriptInstance(ts *testscript.TestScript, _ bool, args []string) {
 	name, dir := args[0], ts.MkAbs(args[0])
 	ts.Check(os.Mkdir(dir, 0o700))
@@ -57,15 +58,21 @@ func scriptInstance(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	i.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}}
 	ts.Check(os.WriteFile(filepath.Join(dir, "function-keys"), []byte(functionKey+"\n"), 0o600))
+	policy := ""
+	if len(args) > 1 {
+		policy = "policy.toml" // beside the configuration
+		ts.Check(os.WriteFile(filepath.Join(dir, policy), []byte(ts.ReadFile(args[1])), 0o600))
+	}
 	ts.Check(os.WriteFile(filepath.Join(dir, "gatewayd.toml"), fmt.Appendf(nil, `state_dir = %q
 [allocation]
 listen = %q
 function_keys = %q
 tls_cert = %q
 tls_key = %q
+policy = %q
 [metrics]
 listen = %q
-`, filepath.Join(dir, "state"), i.webhook, filepath.Join(dir, "function-keys"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), i.metrics), 0o600))
+`, filepath.Join(dir, "state"), i.webhook, filepath.Join(dir, "function-keys"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), policy, i.metrics), 0o600))
 	i.daemon, err = startDaemon(filepath.Join(dir, "gatewayd.toml"))
 	ts.Check(err)
 	ts.Defer(i.daemon.kill)

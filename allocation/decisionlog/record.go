@@ -142,9 +142,10 @@ func appendSpliced(out *bytes.Buffer, l line) error {
 	return nil
 }
 
-// isCompact tells of a document, or of none, that no white space stands in it.
+// isCompact tells of a document, or of none, that no white space stands in it. That
+// it is JSON is a decision's own promise.
 func isCompact(document json.RawMessage) bool {
-	return document == nil || !bytes.ContainsAny(document, " \t\r\n") && json.Valid(document)
+	return document == nil || len(document) > 0 && !bytes.ContainsAny(document, " \t\r\n")
 }
 
 var errTooLong = fmt.Errorf("larger than %d KiB", maxLine>>10)

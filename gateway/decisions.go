@@ -23,6 +23,7 @@ func (g *Gateway) keepDecisions(cfg config.DecisionLog, stateDir string) {
 		}
 		g.decisions = decisionlog.NewWriter(decisionlog.Config{Path: cfg.Path, Limit: cfg.Limit, Logger: g.log})
 	}
+	g.webhook.shadowed = g.metrics.shadowed
 	g.webhook.observe = func(d allocation.Decision) {
 		g.metrics.decided(d)
 		g.tally.count(d.Status)

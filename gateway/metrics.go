@@ -30,6 +30,7 @@ const (
 	metricTurnedAway    = "gatewayd_allocation_turned_away_total"
 	metricDefaultRows   = "gatewayd_allocation_directory_default_rows_total"
 	metricLookups       = "gatewayd_allocation_directory_lookups_total"
+	metricShadow        = "gatewayd_allocation_shadow_total"
 	metricBreaker       = "gatewayd_allocation_upstream_breaker"
 	metricLogWritten    = "gatewayd_allocation_decision_log_written_total"
 	metricLogLost       = "gatewayd_allocation_decision_log_lost_total"
@@ -51,6 +52,7 @@ type metrics struct {
 	turnedAway  *prometheus.CounterVec
 	defaultRows prometheus.Counter
 	lookups     *prometheus.CounterVec
+	shadows     *prometheus.CounterVec
 	reloads     *prometheus.CounterVec
 	failed      *prometheus.GaugeVec
 }
@@ -79,6 +81,10 @@ func newMetrics() *metrics {
 			Name: metricLookups,
 			Help: "Looks into the device directory, by outcome (found, missing, failed).",
 		}, []string{"outcome"}),
+		shadows: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: metricShadow,
+			Help: "Decisions that the shadow policy was asked about too, by result (same, different, unanswered, dropped).",
+		}, []string{"result"}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: metricReloads,
 			Help: "Reloads, by what was reloaded and by result (ok, failed).",
@@ -97,7 +103,7 @@ func newMetrics() *metrics {
 	devices := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: metricDevices, Help: "Devices that the allocation webhook answered about since the start, each once, up to 100,000 of them.",
 	}, func() float64 { return float64(m.devices.Count()) })
-	m.registry.MustRegister(build, m.decisions, devices, m.times, m.turnedAway, m.defaultRows, m.lookups, m.reloads, m.failed,
+	m.registry.MustRegister(build, m.decisions, devices, m.times, m.turnedAway, m.defaultRows, m.lookups, m.shadows, m.reloads, m.failed,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -118,6 +124,11 @@ func (m *metrics) decided(d allocation.Decision) {
 	if d.DirectoryTrouble != "" {
 		m.defaultRows.Inc()
 	}
+}
+
+// shadowed counts what came of asking the shadow policy.
+func (m *metrics) shadowed(result allocation.ShadowResult) {
+	m.shadows.WithLabelValues(string(result)).Inc()
 }
 
 // reloaded counts one reload of a part.

@@ -27,24 +27,38 @@ type sitePolicy struct {
 // that is longer.
 const maxPolicy = 1 << 20
 
-// loadPolicy reads the policy of a file, or gives the built-in one without. The
-// error has a line with file, line and column for everything that is wrong.
+// loadPolicy reads the policy of a file, or gives the built-in one without.
 func loadPolicy(file string) (sitePolicy, error) {
 	if file == "" {
 		return sitePolicy{Policy: allocation.Tutorial(), name: "built-in"}, nil
 	}
+	return readPolicy("policy", file)
+}
+
+// loadShadow reads the policy that is asked beside the other; without a file there
+// is none.
+func loadShadow(file string) (sitePolicy, error) {
+	if file == "" {
+		return sitePolicy{}, nil
+	}
+	return readPolicy("shadow", file)
+}
+
+// readPolicy reads the policy of a file, which a key of the configuration names.
+// The error has a line with file, line and column for everything that is wrong.
+func readPolicy(key, file string) (sitePolicy, error) {
 	opened, err := os.Open(file)
 	if err != nil {
-		return sitePolicy{}, fmt.Errorf("reading [allocation] policy: %w", err)
+		return sitePolicy{}, fmt.Errorf("reading [allocation] %s: %w", key, err)
 	}
 	defer opened.Close()
 	text, err := io.ReadAll(io.LimitReader(opened, maxPolicy+1))
 	if err != nil {
-		return sitePolicy{}, fmt.Errorf("reading [allocation] policy: %w", err)
+		return sitePolicy{}, fmt.Errorf("reading [allocation] %s: %w", key, err)
 	}
 	parsed, err := policy.Parse(file, text)
 	if err != nil {
-		return sitePolicy{}, fmt.Errorf("reading [allocation] policy:\n%w", err)
+		return sitePolicy{}, fmt.Errorf("reading [allocation] %s:\n%w", key, err)
 	}
 	sum := sha256.Sum256(text)
 	return sitePolicy{Policy: parsed, name: file, digest: hex.EncodeToString(sum[:6]), rules: len(parsed.Rules())}, nil
@@ -71,6 +85,15 @@ func (p sitePolicy) String() string {
 	return fmt.Sprintf("%s, %d %s, digest %s", filepath.Base(p.name), p.rules, noun, p.digest)
 }
 
+// directoryReader is the one of two policies that reads the device directory, so
+// that it must be opened; the second may be nil.
+func directoryReader(decides, shadow allocation.Policy) allocation.Policy {
+	if shadow != nil && !directoryUse(decides).Used {
+		return shadow
+	}
+	return decides
+}
+
 // CheckFiles reads the files that a configuration names and that hold no secrets, for
 // "gatewayd --check". The error is a [ConfigError].
 func CheckFiles(cfg config.Config) error {
@@ -78,7 +101,11 @@ func CheckFiles(cfg config.Config) error {
 		return nil
 	}
 	decides, err := loadPolicy(cfg.Allocation.Policy)
-	if err == nil && directoryUse(decides.Policy).Used && cfg.Allocation.Directory == "" && cfg.Allocation.DirectoryURL == "" {
+	var shadow sitePolicy
+	if err == nil {
+		shadow, err = loadShadow(cfg.Allocation.Shadow)
+	}
+	if err == nil && directoryUse(directoryReader(decides.Policy, shadow.Policy)).Used && cfg.Allocation.Directory == "" && cfg.Allocation.DirectoryURL == "" {
 		err = errNoDirectory
 	}
 	if err != nil {

@@ -15,8 +15,9 @@ import (
 type loaded struct {
 	setup     allocation.Setup
 	policy    sitePolicy
+	shadow    sitePolicy // its Policy is nil without one
 	front     *front
-	directory DeviceDirectory // nil for a policy that reads none
+	directory DeviceDirectory // nil for policies that read none
 }
 
 // loadSetup reads all of the webhook that a reload reads again. Everything that
@@ -30,14 +31,18 @@ func loadSetup(cfg config.Allocation, open OpenDeviceDirectory, log *slog.Logger
 	if err != nil {
 		return loaded{}, err
 	}
-	l := loaded{policy: decides, setup: allocation.Setup{Policy: decides.Policy, PolicyDigest: decides.digest, FunctionKeys: keys}}
+	shadow, err := loadShadow(cfg.Shadow)
+	if err != nil {
+		return loaded{}, err
+	}
+	l := loaded{policy: decides, shadow: shadow, setup: allocation.Setup{Policy: decides.Policy, PolicyDigest: decides.digest, FunctionKeys: keys}}
 	if l.front, err = newFront(cfg.Upstream, log); err != nil {
 		return loaded{}, err
 	}
 	if l.front != nil {
 		l.setup.Upstream = l.front.breaker
 	}
-	if l.directory, err = openDirectory(cfg, l.setup.Policy, open, log); err != nil {
+	if l.directory, err = openDirectory(cfg, directoryReader(l.setup.Policy, shadow.Policy), open, log); err != nil {
 		l.close()
 		return loaded{}, err
 	}
@@ -45,6 +50,23 @@ func loadSetup(cfg config.Allocation, open OpenDeviceDirectory, log *slog.Logger
 		l.setup.Directory = l.directory // a nil one would not be a nil interface
 	}
 	return l, nil
+}
+
+// checkDirectory looks whether the policy fits the directory's table. What a shadow
+// misses there is counted when it is asked, and stops nothing.
+func (l *loaded) checkDirectory(ctx context.Context, log *slog.Logger) error {
+	if !directoryUse(l.setup.Policy).Used {
+		return nil
+	}
+	return checkDirectory(ctx, l.directory, l.setup.Policy, log)
+}
+
+// logged tells which policies they are.
+func (l *loaded) logged() []any {
+	if l.shadow.Policy == nil {
+		return l.policy.logged()
+	}
+	return append(l.policy.logged(), "shadow", l.shadow.name, "shadow_digest", l.shadow.digest)
 }
 
 // close lets go of a setup that never answered a request.
@@ -61,7 +83,7 @@ func (l *loaded) close() {
 func (w *webhook) reload(cfg config.Allocation) error {
 	next, err := loadSetup(cfg, w.openDirectory, w.log)
 	if err == nil {
-		err = checkDirectory(context.Background(), next.directory, next.setup.Policy, w.log)
+		err = next.checkDirectory(context.Background(), w.log)
 	}
 	var pair certificatePair
 	if err == nil && w.certificate != nil {
@@ -81,10 +103,11 @@ func (w *webhook) reload(cfg config.Allocation) error {
 		w.certificate.use(pair)
 	}
 	w.cfg = cfg
+	w.shadow.Replace(next.shadow.Policy, next.setup.Directory)
 	w.front.Swap(next.front).close()
 	w.policy.Store(&next.policy)
 	w.directories.replace(next.directory)
-	w.log.Info("webhook reloaded; other changes of the configuration need a restart", append(next.policy.logged(), "function_keys", len(next.setup.FunctionKeys))...)
+	w.log.Info("webhook reloaded; other changes of the configuration need a restart", append(next.logged(), "function_keys", len(next.setup.FunctionKeys))...)
 	return nil
 }
 

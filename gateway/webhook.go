@@ -43,6 +43,9 @@ type webhook struct {
 	openDirectory OpenDeviceDirectory
 	checkFirst    func(context.Context)     // of the directory that the webhook starts with
 	observe       func(allocation.Decision) // nil, or set before Run: told every decision
+
+	shadow   *allocation.Shadow
+	shadowed func(allocation.ShadowResult) // likewise: told what came of asking the shadow
 }
 
 // http1 leaves HTTP/2 out: neither the service nor a proxy in front of the gateway
@@ -67,10 +70,16 @@ func newWebhook(cfg config.Allocation, open OpenDeviceDirectory, activated net.L
 	w.front.Store(first.front)
 	w.policy.Store(&first.policy)
 	w.directories.replace(first.directory)
+	w.shadow = allocation.NewShadow(log, func(result allocation.ShadowResult) {
+		if w.shadowed != nil {
+			w.shadowed(result)
+		}
+	})
+	w.shadow.Replace(first.shadow.Policy, setup.Directory)
 	// What is wrong with a table is no reason not to start: it may have changed since
 	// yesterday, and the webhook is not all of a gateway.
 	w.checkFirst = func(ctx context.Context) {
-		if err := checkDirectory(ctx, first.directory, setup.Policy, log); err != nil {
+		if err := first.checkDirectory(ctx, log); err != nil {
 			log.Error("the policy cannot decide by the device directory", "err", err)
 		}
 	}
@@ -87,6 +96,7 @@ func newWebhook(cfg config.Allocation, open OpenDeviceDirectory, activated net.L
 			if w.observe != nil {
 				w.observe(d)
 			}
+			w.shadow.Add(d)
 		},
 	})
 	connections := newConnections(cfg.MaxConnections, log)
@@ -118,7 +128,7 @@ func newWebhook(cfg config.Allocation, open OpenDeviceDirectory, activated net.L
 			w.listener.Close())
 	}
 	w.listener = connections.listen(w.listener)
-	log.Info("webhook's policy loaded", first.policy.logged()...)
+	log.Info("webhook's policy loaded", first.logged()...)
 	return w, nil
 }
 
@@ -142,6 +152,16 @@ func (w *webhook) Run(ctx context.Context) error {
 		w.checkFirst(ctx)
 	}()
 	defer func() { <-checked }()
+	inShadow, leave := context.WithCancel(ctx)
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		w.shadow.Run(inShadow)
+	}()
+	defer func() {
+		leave()
+		<-left
+	}()
 	select {
 	case err := <-ended:
 		return err

@@ -72,8 +72,10 @@ func check(file string, raw rawFile) (Config, error) {
 	}
 	if raw.Allocation != nil {
 		cfg.Allocation = checkAllocation(p, *raw.Allocation)
-		if policy := &cfg.Allocation.Policy; *policy != "" && !filepath.IsAbs(*policy) {
-			*policy = filepath.Join(filepath.Dir(file), *policy)
+		for _, policy := range []*string{&cfg.Allocation.Policy, &cfg.Allocation.Shadow} {
+			if *policy != "" && !filepath.IsAbs(*policy) {
+				*policy = filepath.Join(filepath.Dir(file), *policy)
+			}
 		}
 		cfg.Allocation.DecisionLog = checkDecisionLog(p, *raw.Allocation, cfg.StateDir)
 	}
@@ -300,7 +302,7 @@ func rootCAs(file string) (*x509.CertPool, error) {
 const mostConnections = 700
 
 func checkAllocation(p *problems, raw rawAllocation) *Allocation {
-	allocation := &Allocation{Listen: raw.Listen, Policy: raw.Policy, FunctionKeys: raw.FunctionKeys, TLSCert: raw.TLSCert, TLSKey: raw.TLSKey}
+	allocation := &Allocation{Listen: raw.Listen, Policy: raw.Policy, Shadow: raw.Shadow, FunctionKeys: raw.FunctionKeys, TLSCert: raw.TLSCert, TLSKey: raw.TLSKey}
 	if raw.Listen == "" {
 		allocation.Listen = defaultListen
 	}

@@ -117,6 +117,9 @@ type Allocation struct {
 	// Policy is the file of the site's policy, with a directory; empty stands for
 	// the built-in one.
 	Policy string
+	// Shadow is the file of a policy that is asked too and never acted on; empty is
+	// none.
+	Shadow string
 	// TLSCert and TLSKey are PEM files; both or neither.
 	TLSCert, TLSKey string
 	// Directory is the SQLite file of the device directory, or DirectoryURL names

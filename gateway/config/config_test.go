@@ -68,9 +68,12 @@ func TestParseRS485(t *testing.T) {
 // TestPolicyPath: the path of a policy begins at the folder of the configuration.
 func TestPolicyPath(t *testing.T) {
 	for policy, want := range map[string]string{"": "", "policy.toml": "/etc/gatewayd/policy.toml", "../p.toml": "/etc/p.toml", "/srv/p.toml": "/srv/p.toml"} {
-		cfg, err := Parse("/etc/gatewayd/gatewayd.toml", []byte("[allocation]\npolicy = \""+policy+"\"\n"))
+		cfg, err := Parse("/etc/gatewayd/gatewayd.toml", []byte("[allocation]\npolicy = \""+policy+"\"\nshadow = \""+policy+"\"\n"))
 		if err != nil {
 			t.Fatal(err)
+		}
+		if got := cfg.Allocation.Shadow; got != want {
+			t.Errorf("shadow: got %q, want %q", got, want)
 		}
 		if got := cfg.Allocation.Policy; got != want {
 			t.Errorf("%q: got %q, want %q", policy, got, want)

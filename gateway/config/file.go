@@ -61,6 +61,7 @@ type rawAllocation struct {
 	Listen       string `toml:"listen"`
 	FunctionKeys string `toml:"function_keys"`
 	Policy       string `toml:"policy"`
+	Shadow       string `toml:"shadow"`
 	TLSCert      string `toml:"tls_cert"`
 	TLSKey       string `toml:"tls_key"`
 	Directory    string `toml:"directory"`

@@ -46,7 +46,7 @@ race: ## the same with the race detector
 	go test -race ./...
 
 test-peers: ## tests against programs that nobody here wrote; none may be skipped
-	@.ci/need age curl openssl node:nodejs npm sqlite3 python3 promtool:prometheus mosquitto_pub:mosquitto-clients mbpoll socat tinyproxy nginx:nginx-light \
+	@.ci/need age curl openssl node:nodejs npm sqlite3 python3 promtool:prometheus mosquitto_pub:mosquitto-clients mbpoll socat tinyproxy nginx:nginx-light slowhttptest ab:apache2-utils \
 		cc:gcc pkg-config /usr/include/stdlib.h:libc6-dev /usr/include/modbus/modbus.h:libmodbus-dev \
 		/usr/lib/postgresql/15/bin/initdb:postgresql \
 		/usr/lib/python3/dist-packages/pymodbus:python3-pymodbus \

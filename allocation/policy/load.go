@@ -265,8 +265,8 @@ func (c *checker) outcome(key member, mayRefuse bool) allocation.DirectoryOutcom
 	return ""
 }
 
-// Bounds of a lookup: the service waits about half a minute for an answer.
-const maxTimeout = 20 * time.Second
+// maxTimeout bounds a lookup; more would not be waited for.
+const maxTimeout = allocation.MaxDirectoryTimeout
 
 func (c *checker) timeout(n *node) time.Duration {
 	if !c.isText(n, "timeout") {

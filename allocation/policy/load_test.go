@@ -140,7 +140,7 @@ func TestMistakes(t *testing.T) {
 		{"missing without a sentence", "[directory]\ncolumns = { }\nmissing = \"refuse\"\n" + last, `3:11: missing = "refuse" needs the sentence to refuse with: missing = { refuse = "…" }`},
 		{"unavailable", "[directory]\ncolumns = { }\nunavailable = \"refuse\"\n" + last, `3:15: a directory that does not answer is our own trouble, which must not refuse a device for good; unavailable may be "retry" or "default"`},
 		{"unavailable with a sentence", "[directory]\ncolumns = { }\nunavailable = { refuse = \"x\" }\n" + last, `3:17: a directory that does not answer is our own trouble, which must not refuse a device for good; unavailable may be "retry" or "default"`},
-		{"timeout", "[directory]\ncolumns = { }\ntimeout = \"5 minutes\"\n" + last, `3:11: timeout must be a time between "1ms" and "20s", such as "500ms"`},
+		{"timeout", "[directory]\ncolumns = { }\ntimeout = \"5 minutes\"\n" + last, `3:11: timeout must be a time between "1ms" and "3s", such as "500ms"`},
 		{"no default row", "[directory]\ncolumns = { }\nmissing = \"default\"\n" + last, `1:2: missing or unavailable is "default", and there is no default = { … } row`},
 		{"unknown default", "[directory]\ncolumns = { hub = \"text\" }\ndefault = { hob = \"x\" }\n" + last, `3:13: columns does not name "hob"; did you mean "hub"?`},
 		{"default of another type", "[directory]\ncolumns = { hub = \"text\" }\ndefault = { hub = 3 }\n" + last, `3:19: column hub holds text, and a number stands here`},

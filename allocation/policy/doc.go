@@ -104,8 +104,8 @@
 //
 // # Bounds
 //
-// A file has at most 512 KiB and 1,000 rules, an expression 4 KiB; patterns, values
-// and answers are bounded too. Expressions of one decision are stopped at 100,000
+// A file has at most 512 KiB and 1,000 rules, a table 2,000 keys, an expression
+// 4 KiB; patterns, values and answers are bounded too. Expressions of one decision are stopped at 100,000
 // steps of CEL's cost or after a second. A decision reads no clock, no random
 // number, no file and no network.
 package policy

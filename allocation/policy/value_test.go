@@ -28,7 +28,7 @@ func TestValues(t *testing.T) {
 		{"a member named cel", `payload = { cel = 1 }`, `"payload":{"cel":1}`},
 		{"an expression", `payload = { a = { cel = '1 + 1' }, b = [{ cel = '"x"' }] }`, `"payload":{"a":2,"b":["x"]}`},
 		{"a whole table", `desired.cel = '{"b": payload.count, "a": payload.load}'`, `"initialTwin":{"properties":{"desired":{"a":2.5,"b":3}}}`},
-		{"of the request", `payload = { zone = { cel = 'payload.zone' }, nothing = { cel = 'payload.nothing' } }`, `"payload":{"zone":{"a.b":"dotted","list":[{"n":1}],"name":"west"},"nothing":null}`},
+		{"of the request", `payload = { zone = { cel = 'payload.zone' }, nothing = { cel = 'payload.nothing' } }`, `"payload":{"zone":{"a.b":"dotted","c/~d":"escaped","list":[{"n":1}],"name":"west"},"nothing":null}`},
 		{"left out", `payload = { a = { cel = 'payload.?gone' }, b = { cel = 'payload.?model' }, c = { cel = '{?"x": payload.?gone, "y": payload.?count}' } }`, `"payload":{"b":"contoso-tstrsd-007","c":{"y":3}}`},
 		{"kinds of CEL", `payload = { cel = '{"n": null, "b": b"ab", "u": 7u, "d": 1.0, "i": -1, "t": timestamp("2026-11-22T08:00:00+01:00"), "s": duration("90.5s"), "l": [true]}' }`, `"payload":{"b":"YWI=","d":1,"i":-1,"l":[true],"n":null,"s":"90.5s","t":"2026-11-22T07:00:00Z","u":7}`},
 		{"of the row", `tags = { room = { cel = 'device.room' }, floor = { cel = 'device.floor' }, vip = { cel = 'device.vip' } }`, `"initialTwin":{"properties":{"desired":{}},"tags":{"room":"499","floor":3,"vip":true}}`},

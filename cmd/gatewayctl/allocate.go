@@ -40,6 +40,7 @@ type allocateFlags struct {
 	directoryFile    string
 	directoryURLFile string
 
+	errOut    io.Writer            // of a comparison, above its progress line
 	directory allocation.Directory // nil: rows are given by hand, or recorded
 }
 

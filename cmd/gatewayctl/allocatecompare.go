@@ -36,21 +36,23 @@ var (
 
 // compare puts each request to two sides and shows where they differ.
 func (f *allocateFlags) compare(cmd *cobra.Command, loaded *policy.Policy, args []string) error {
+	f.errOut = cmd.ErrOrStderr()
 	was, now, err := f.sides(cmd, loaded)
 	if err != nil {
 		return err
 	}
-	c := &comparison{was: was, now: now, byRule: map[string]*sameOrNot{}, seen: map[string]*moved{}, errOut: cmd.ErrOrStderr()}
+	c := &comparison{was: was, now: now, byRule: map[string]*sameOrNot{}, seen: map[string]*moved{}}
 	requests, log, err := f.source(cmd, loaded, args)
 	if err != nil {
 		return err
 	}
+	if log != nil {
+		f.errOut = aboveLine{log.line, f.errOut}
+	}
+	c.errOut = f.errOut
 	for a := range requests {
 		if err := cmd.Context().Err(); err != nil {
 			return err
-		}
-		if log != nil {
-			log.line.clear()
 		}
 		if err := c.add(cmd.Context(), &a); err != nil {
 			return err
@@ -157,7 +159,7 @@ func (f *allocateFlags) function(cmd *cobra.Command) (func(ctx context.Context, 
 			if unavailable++; unavailable >= maxUnavailable {
 				return allocation.Answer{}, fmt.Errorf("giving up after %d questions: %w", unavailable, err)
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "gatewayctl: %s: the function is unavailable: %s\n", printable(a.id()), printable(away.Reason))
+			fmt.Fprintf(f.errOut, "gatewayctl: %s: the function is unavailable: %s\n", printable(a.id()), printable(away.Reason))
 			return allocation.Answer{}, errUnanswered
 		}
 		unavailable = 0

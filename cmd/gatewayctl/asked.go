@@ -189,6 +189,18 @@ func (l *logReader) all() iter.Seq[asked] {
 	}
 }
 
+// aboveLine writes lines above a progress line.
+type aboveLine struct {
+	line *progressLine
+	to   io.Writer
+}
+
+// Write makes room first.
+func (a aboveLine) Write(text []byte) (int, error) {
+	a.line.clear()
+	return a.to.Write(text)
+}
+
 // say tells a person about a line, above the progress line.
 func (l *logReader) say(format string, args ...any) {
 	l.line.clear()

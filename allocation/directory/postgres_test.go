@@ -83,6 +83,25 @@ func TestPostgresView(t *testing.T) {
 	}
 }
 
+// TestPostgresRowOfAnotherDevice is TestRowOfAnotherDevice for the types of this
+// database.
+func TestPostgresRowOfAnotherDevice(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ columns, stored, asked, want string }{
+		{"registration_id uuid, hub text", "7f2ad0b4-9fb0-4c51-a8d4-6a6d4d5c7c3d", "7f2ad0b49fb04c51a8d46a6d4d5c7c3d", "declare registration_id as text"},
+		{"registration_id int, hub text", "7", "007", "declare registration_id as text"},
+		{"registration_id char(20), hub text", "breakroom499", "breakroom499", ""},
+		{`registration_id text, hub text, "Hub" text`, "breakroom499", "breakroom499", "several columns hub"},
+	} {
+		config := newDatabase(t)
+		execute(t, config, "CREATE TABLE devices ("+test.columns+")", "INSERT INTO devices (registration_id, hub) VALUES ('"+test.stored+"', 'h')")
+		row, found, err := open(t, config).Lookup(t.Context(), test.asked)
+		if test.want == "" && (err != nil || !found) || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%s: got %v, %v, %v, want %s", test.columns, row, found, err, test.want)
+		}
+	}
+}
+
 // TestPostgresImport goes through every way in which rows come into the table.
 func TestPostgresImport(t *testing.T) {
 	t.Parallel()

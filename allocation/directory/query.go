@@ -61,7 +61,13 @@ func lookup(ctx context.Context, db *sql.DB, mend mend, statement, id string) (a
 		return nil, false, err
 	}
 	row, err := newRow(names, values)
-	return row, err == nil, err
+	if err == nil {
+		err = checkID(row, id)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return row, true, nil
 }
 
 // each gives the rows of the table in the order of their IDs.

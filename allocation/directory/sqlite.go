@@ -23,7 +23,8 @@ import (
 const sqliteConnections = 2
 
 // sqlite reads a SQLite file. The file may be written to at any time, and
-// another may take its place: each lookup looks which file has the name.
+// another may take its place or be copied over it: each lookup looks which file has
+// the name, and when it was written.
 type sqlite struct {
 	path string
 
@@ -33,7 +34,7 @@ type sqlite struct {
 }
 
 // openedFile is one file with its connections. It is closed when another has
-// taken its place and nobody reads it any more.
+// taken its place, or it was written to, and nobody reads it any more.
 type openedFile struct {
 	db      *sql.DB
 	info    os.FileInfo
@@ -65,7 +66,7 @@ func (s *sqlite) acquire() (*openedFile, error) {
 	if s.closed {
 		return nil, sql.ErrConnDone
 	}
-	if s.opened == nil || !os.SameFile(s.opened.info, info) {
+	if s.opened == nil || !s.opened.isStill(info) {
 		// A busy database is one whose writer commits, which is soon over.
 		db, err := sql.Open("sqlite", dsn(s.path, "mode=ro&_pragma=busy_timeout(500)&_pragma=query_only(1)"))
 		if err != nil {
@@ -78,6 +79,15 @@ func (s *sqlite) acquire() (*openedFile, error) {
 	}
 	s.opened.users++
 	return s.opened, nil
+}
+
+// isStill tells whether the file with the name is the one that was opened, and was
+// not written to since. SQLite notices by a count in the file that another program
+// has written, and by another count that the table is another one. A file that was
+// copied over this one may have the same counts: rows would be read from what
+// connections remember of the old one, or with its names of the columns.
+func (f *openedFile) isStill(info os.FileInfo) bool {
+	return os.SameFile(f.info, info) && f.info.Size() == info.Size() && f.info.ModTime().Equal(info.ModTime())
 }
 
 // retire closes the open file once nobody reads it. Called with mu held.

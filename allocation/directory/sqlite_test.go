@@ -104,6 +104,55 @@ func TestRowsInTrouble(t *testing.T) {
 	}
 }
 
+// TestRowOfAnotherDevice: what a database takes for the same ID is none to us.
+func TestRowOfAnotherDevice(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ declared, stored, asked, want string }{
+		{"NUMERIC", "7", "007", `the database gives the row of "7" for "007"; declare registration_id as text, with a collation that tells the two apart`},
+		{"INTEGER PRIMARY KEY", "1000", "1e3", `the database gives the row of "1000" for "1e3"; declare registration_id as text, with a collation that tells the two apart`},
+		{"TEXT", "007", "007", ""},
+		{"TEXT COLLATE NOCASE", "Breakroom499", "breakroom499", ""},
+		{"TEXT COLLATE RTRIM", "breakroom499  ", "breakroom499", ""},
+	} {
+		config := newFile(t)
+		run(t, config, "CREATE TABLE devices (registration_id "+test.declared+", hub TEXT)", "INSERT INTO devices VALUES ('"+test.stored+"', 'h')")
+		d := open(t, config)
+		if test.want == "" {
+			wantRow(t, d, test.asked)
+			continue
+		}
+		row, found, err := d.Lookup(t.Context(), test.asked)
+		if err == nil || err.Error() != "asking the device directory: "+test.want || row != nil || found {
+			t.Errorf("%s: got %v, %v, %v, want %s", test.declared, row, found, err, test.want)
+		}
+	}
+}
+
+// TestCopiedOver: a file that is copied over the open one has the counts by which
+// SQLite notices a change, since both were made in the same few steps.
+func TestCopiedOver(t *testing.T) {
+	t.Parallel()
+	config, other := newFile(t), newFile(t)
+	run(t, config, "CREATE TABLE devices (registration_id TEXT PRIMARY KEY, hub TEXT, room TEXT)", "INSERT INTO devices VALUES ('a', 'hub 1', 'room 1')")
+	run(t, other, "CREATE TABLE devices (registration_id TEXT PRIMARY KEY, room TEXT, hub TEXT)", "INSERT INTO devices VALUES ('a', 'room 2', 'hub 2')")
+	d := open(t, config)
+	wantRow(t, d, "a")
+	text, err := os.ReadFile(other.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(config.File, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// Later than any tick of the file system's clock.
+	if err := os.Chtimes(config.File, time.Time{}, time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(allocation.Row{"registration_id": "a", "hub": "hub 2", "room": "room 2"}, wantRow(t, d, "a")); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
 // TestFilesInTrouble says what a person can do.
 func TestFilesInTrouble(t *testing.T) {
 	t.Parallel()

@@ -64,12 +64,27 @@ func newRow(names []string, values []any) (allocation.Row, error) {
 		if text, ok := values[i].(string); ok {
 			size += len(text)
 		}
-		row[strings.ToLower(name)] = values[i]
+		name = strings.ToLower(name)
+		if _, twice := row[name]; twice {
+			return nil, &rowError{fmt.Errorf("there are several columns %s, which differ in case only; leave one out with a view", name)}
+		}
+		row[name] = values[i]
 	}
 	if size > maxRow {
 		return nil, &rowError{fmt.Errorf("the row has %d KiB of text, and at most %d are of use here; leave columns out with a view", size>>10, maxRow>>10)}
 	}
 	return row, nil
+}
+
+// checkID tells whether a row is that of the registration ID. What a database takes
+// for equal depends on the column: numbers are, with and without zeros in front, and
+// so is much under the collations that a site may choose. It would be the row of
+// another device. Spaces behind an ID are those of a column of fixed length.
+func checkID(row allocation.Row, id string) error {
+	if have := toText(row[idColumn]); strings.ToLower(strings.TrimRight(have, " ")) != id {
+		return &rowError{fmt.Errorf("the database gives the row of %q for %q; declare registration_id as text, with a collation that tells the two apart", clip(have), id)}
+	}
+	return nil
 }
 
 // errTwice is the error of a registration ID with more than one row.

@@ -81,9 +81,7 @@ func (c *checker) policy(root *node) *Policy {
 	}
 	c.rule = ""
 	c.namesDiffer(p.rules)
-	if len(c.problems) == 0 { // a rule that was not understood says nothing about the others
-		c.everyDeviceIsAnswered(p.rules)
-	}
+	c.everyDeviceIsAnswered(p.rules)
 	return p
 }
 
@@ -92,6 +90,7 @@ func (c *checker) readRule(n *node, number int) rule {
 	r := rule{number: number, name: fmt.Sprintf("rule %d", number), at: n.at}
 	r.line, _ = position(c.source, n.at.start)
 	c.rule = ""
+	mistakes := len(c.problems)
 	if name := n.get("name"); name != nil && c.isText(name, "name") {
 		if name.text == "" || len(name.text) > maxName || strings.ContainsAny(name.text, "\r\n\t") {
 			c.fail(name.at, "a name has 1 to %d bytes on one line", maxName)
@@ -130,6 +129,8 @@ func (c *checker) readRule(n *node, number int) rule {
 	case r.refuse != nil && (r.tags != nil || r.desired != nil || r.payload != nil):
 		c.fail(n.at, "a refused device gets no tags, desired properties or payload")
 	}
+	r.conditioned = n.get("when") != nil
+	r.always = !r.conditioned && len(c.problems) == mistakes && (r.hub == nil || r.hub.none != noneNext)
 	return r
 }
 
@@ -146,19 +147,19 @@ func (c *checker) namesDiffer(rules []rule) {
 }
 
 // everyDeviceIsAnswered: the last rule takes whatever comes, and no rule before
-// it does.
+// it does. A rule with a mistake in it says nothing about the others: what seems to
+// lack a condition may have a misspelt one.
 func (c *checker) everyDeviceIsAnswered(rules []rule) {
 	for i, r := range rules {
-		always := len(r.when) == 0 && (r.hub == nil || r.hub.none != noneNext)
 		isLast := i == len(rules)-1
 		switch {
-		case always && !isLast:
+		case r.always && !isLast:
 			next := rules[i+1]
 			c.fail(next.at, "rule %q is never reached, because rule %q takes every device", next.name, r.name)
 			return
-		case isLast && len(r.when) > 0:
+		case isLast && r.conditioned:
 			c.fail(r.at, "the last rule has a condition, so a device that it does not fit would get no answer; end with a rule without when, such as refuse = \"Unrecognized device registration.\"")
-		case isLast && !always:
+		case isLast && r.hub != nil && r.hub.none == noneNext:
 			c.fail(r.at, "there is no next rule for none = \"next\"; end with a rule that answers every device")
 		}
 	}

@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"regexp/syntax"
@@ -406,6 +407,11 @@ func compilePattern(source string) (*regexp.Regexp, error) {
 		return nil, fmt.Errorf("longer than %d bytes", maxPattern)
 	}
 	parsed, err := syntax.Parse(source, syntax.Perl)
+	if failed, ok := errors.AsType[*syntax.Error](err); ok && failed.Expr == source {
+		return nil, errors.New(failed.Code.String()) // the message names the pattern already
+	} else if ok {
+		return nil, fmt.Errorf("%s: %s", failed.Code, failed.Expr)
+	}
 	if err != nil {
 		return nil, err
 	}

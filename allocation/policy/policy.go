@@ -31,6 +31,9 @@ type rule struct {
 	at     span
 	line   int
 
+	conditioned bool // it has a when
+	always      bool // it is known to take every device
+
 	when   []alternative
 	refuse *sentence  // or
 	hub    *selection // with the three below

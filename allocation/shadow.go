@@ -16,6 +16,7 @@ import (
 // Bounds of a shadow.
 const (
 	shadowQueue    = 256         // decisions that may wait for it
+	maxShadowQueue = 8 << 20     // bytes, about, that they may take
 	shadowTime     = time.Second // for one decision, looking the device up included
 	shadowLogBurst = 10          // disagreements that are logged at once; then one a second
 	maxShadowLog   = 1 << 10     // bytes of what one log record tells of them
@@ -42,6 +43,7 @@ const (
 type Shadow struct {
 	asked  atomic.Pointer[shadowed]
 	queue  chan Decision
+	queued atomic.Int64 // bytes of what waits, about
 	logger *slog.Logger
 	limit  *rate.Limiter
 	silent int // disagreements that were not logged; of Run's goroutine
@@ -76,11 +78,16 @@ func (s *Shadow) Add(d Decision) {
 	if s.asked.Load() == nil || d.Request == nil || d.Status != http.StatusOK && d.Status != http.StatusBadRequest {
 		return
 	}
-	select {
-	case s.queue <- d:
-	default:
-		s.count(ShadowDropped)
+	size := int64(d.Size())
+	if s.queued.Add(size) <= maxShadowQueue {
+		select {
+		case s.queue <- d:
+			return
+		default:
+		}
 	}
+	s.queued.Add(-size)
+	s.count(ShadowDropped)
 }
 
 // Run asks the shadow until ctx ends; what waits then is dropped.
@@ -90,6 +97,7 @@ func (s *Shadow) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case d := <-s.queue:
+			s.queued.Add(-int64(d.Size()))
 			if asked := s.asked.Load(); asked != nil {
 				s.count(s.compare(ctx, asked, d))
 			}
@@ -105,14 +113,9 @@ func (s *Shadow) compare(ctx context.Context, asked *shadowed, d Decision) Shado
 	if err != nil {
 		return ShadowSame // nobody's policy was asked
 	}
-	var answer Answer
-	if d.Device != nil || asked.directory == nil {
-		answer, err = Ask(ctx, asked.policy, Question{Request: request, Device: d.Device})
-	} else {
-		answer, err = AskWith(ctx, asked.policy, asked.directory, request)
-	}
+	answer, err := asked.ask(ctx, request, d)
 	if err != nil {
-		s.log(d, Answer{}, slog.Any("err", err))
+		s.log(d, Answer{}, slog.String("err", loggable(err.Error(), maxShadowLog)))
 		return ShadowUnanswered
 	}
 	was := Answer{Status: d.Status, Rule: d.Rule, Response: d.Response, Refusal: d.Refusal}
@@ -124,8 +127,22 @@ func (s *Shadow) compare(ctx context.Context, asked *shadowed, d Decision) Shado
 	for _, difference := range differences {
 		texts = append(texts, difference.String())
 	}
-	s.log(d, answer, slog.String("differences", shorten(strings.Join(texts, "; "), maxShadowLog)))
+	s.log(d, answer, slog.String("differences", loggable(strings.Join(texts, "; "), maxShadowLog)))
 	return ShadowDifferent
+}
+
+// ask asks the shadow on the row that the device has in the directory, as it was at
+// the decision where that looked. The row of a decision that found none is the other
+// policy's own.
+func (s *shadowed) ask(ctx context.Context, request Request, d Decision) (Answer, error) {
+	switch {
+	case d.Lookup == LookupFound:
+		return Ask(ctx, s.policy, Question{Request: request, Device: d.Device})
+	case d.Lookup == LookupMissing || s.directory == nil:
+		return Ask(ctx, s.policy, Question{Request: request})
+	default:
+		return AskWith(ctx, s.policy, s.directory, request)
+	}
 }
 
 // log tells of a disagreement, but not of all of many.
@@ -134,9 +151,9 @@ func (s *Shadow) log(d Decision, answer Answer, what slog.Attr) {
 		s.silent++
 		return
 	}
-	attrs := []slog.Attr{slog.String("registration_id", shorten(d.RegistrationID, maxLoggedID)), slog.String("source", string(d.Source)), slog.String("rule", shorten(d.Rule, maxLoggedID))}
+	attrs := []slog.Attr{slog.String("registration_id", loggable(d.RegistrationID, maxLoggedID)), slog.String("source", string(d.Source)), slog.String("rule", loggable(d.Rule, maxLoggedID))}
 	if answer.Rule != "" {
-		attrs = append(attrs, slog.String("shadow_rule", shorten(answer.Rule, maxLoggedID)))
+		attrs = append(attrs, slog.String("shadow_rule", loggable(answer.Rule, maxLoggedID)))
 	}
 	attrs = append(attrs, what)
 	if s.silent > 0 {

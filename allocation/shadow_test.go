@@ -74,9 +74,24 @@ func TestShadow(t *testing.T) {
 		{"panic", questionFunc(func(Question) (Response, error) { panic("at the disco") }), nil, toasterDecision, map[ShadowResult]int{ShadowUnanswered: 1}, `at the disco`},
 		{"the row of the decision", rowPolicy{}, onlyRow{Row{"hub": heatPumpsHub}}, func(t *testing.T) Decision {
 			d := toasterDecision(t)
-			d.Device, d.Response = Row{"hub": toastersHub}, []byte(`{"iotHubHostName":"`+toastersHub+`"}`)
+			d.Device, d.Lookup, d.Response = Row{"hub": toastersHub}, LookupFound, []byte(`{"iotHubHostName":"`+toastersHub+`"}`)
 			return d
 		}, map[ShadowResult]int{ShadowSame: 1}, ""},
+		{"the default row of the other policy", rowPolicy{}, onlyRow{Row{"hub": heatPumpsHub}}, func(t *testing.T) Decision {
+			d := toasterDecision(t)
+			d.Device, d.Lookup = Row{"hub": toastersHub}, LookupMissing
+			return d
+		}, map[ShadowResult]int{ShadowUnanswered: 1}, `has no row for`},
+		{"a default row for want of a directory", rowPolicy{}, onlyRow{Row{"hub": heatPumpsHub}}, func(t *testing.T) Decision {
+			d := toasterDecision(t)
+			d.Device, d.Lookup, d.DirectoryTrouble = Row{"hub": toastersHub}, LookupFailed, "away"
+			return d
+		}, map[ShadowResult]int{ShadowDifferent: 1}, `shadow_rule="by row"`},
+		{"an ID that hides", elsewhere, nil, func(t *testing.T) Decision {
+			d := toasterDecision(t)
+			d.RegistrationID = "a\u202eb"
+			return d
+		}, map[ShadowResult]int{ShadowDifferent: 1}, `registration_id=a\u202eb `},
 		{"the row of the directory", rowPolicy{}, onlyRow{Row{"hub": heatPumpsHub}}, toasterDecision, map[ShadowResult]int{ShadowDifferent: 1}, `shadow_rule="by row"`},
 		{"what was not decided", Tutorial(), nil, func(*testing.T) Decision { return Decision{Status: 503, Request: []byte(`{}`)} }, map[ShadowResult]int{}, ""},
 		{"what was not read", Tutorial(), nil, func(*testing.T) Decision { return Decision{Status: 400} }, map[ShadowResult]int{}, ""},
@@ -124,6 +139,38 @@ func TestShadowNeverWaits(t *testing.T) {
 		synctest.Wait()
 		if got := s.results[ShadowSame]; got != shadowQueue+1 {
 			t.Errorf("got %d the same, want %d", got, shadowQueue+1)
+		}
+	})
+}
+
+// TestShadowQueueIsBounded: a few large decisions take as much memory as many small
+// ones.
+func TestShadowQueueIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := startShadow(t)
+		think := make(chan struct{})
+		s.Replace(questionFunc(func(q Question) (Response, error) {
+			<-think
+			return Tutorial().Decide(t.Context(), q)
+		}), nil)
+		d := toasterDecision(t)
+		d.Lookup, d.Device = LookupFound, Row{"note": strings.Repeat("x", 1<<20)}
+		for range 2 { // also when it was empty again
+			s.Add(d)
+			synctest.Wait() // the worker has it
+			for range 10 {
+				s.Add(d)
+			}
+			if diff := cmp.Diff(map[ShadowResult]int{ShadowDropped: 3}, s.results); diff != "" {
+				t.Errorf("results (-want +got):\n%s", diff)
+			}
+			clear(s.results)
+			for range 8 {
+				think <- struct{}{}
+			}
+			synctest.Wait()
+			clear(s.results)
 		}
 	})
 }

@@ -48,9 +48,13 @@ type Record struct {
 	// Duration is how long the decision took, in whole microseconds.
 	Duration time.Duration
 
-	// Device is the row of the device directory, or nil. Its values have the types
-	// of [allocation.Row].
+	// Device is the row that the policy decided on, or nil; see [Record.Row]. Its
+	// values have the types of [allocation.Row].
 	Device allocation.Row
+
+	// Lookup is what became of the look into the device directory. Where the
+	// directory was of no help Device is the policy's default row.
+	Lookup allocation.Lookup
 
 	// Request is the AllocationRequest, with its secrets masked.
 	Request json.RawMessage
@@ -60,6 +64,15 @@ type Record struct {
 
 	// Refusal is the text that any other status went out with.
 	Refusal string
+}
+
+// Row is the device's row in the device directory, or nil: the directory was not
+// asked, or has none, and another policy may say something else to that.
+func (r Record) Row() allocation.Row {
+	if r.Lookup == allocation.LookupMissing {
+		return nil
+	}
+	return r.Device
 }
 
 // FromDecision gives the record of a decision, and false when there is nothing to
@@ -72,7 +85,7 @@ func FromDecision(d allocation.Decision) (Record, bool) {
 	return Record{
 		Time: d.Time.UTC(), RegistrationID: d.RegistrationID, Status: d.Status, Source: d.Source, Rule: d.Rule, Policy: d.PolicyDigest,
 		FallbackReason: d.FallbackReason, DirectoryTrouble: d.DirectoryTrouble, Duration: d.Duration.Truncate(time.Microsecond),
-		Device: d.Device, Request: d.Request, Response: d.Response, Refusal: d.Refusal,
+		Device: d.Device, Lookup: d.Lookup, Request: d.Request, Response: d.Response, Refusal: d.Refusal,
 	}, true
 }
 
@@ -90,6 +103,7 @@ type line struct {
 	DirectoryTrouble string            `json:"directoryTrouble,omitempty"`
 	DurationMicros   int64             `json:"durationMicros,omitempty"`
 	Device           map[string]value  `json:"device,omitzero"`
+	Lookup           allocation.Lookup `json:"lookup,omitempty"`
 	Request          json.RawMessage   `json:"request,omitempty"`
 	Response         json.RawMessage   `json:"response,omitempty"`
 	Refusal          string            `json:"refusal,omitempty"`
@@ -101,7 +115,7 @@ func appendRecord(out *bytes.Buffer, r Record) error {
 	l := line{
 		Version: Version, Time: r.Time, RegistrationID: r.RegistrationID, Status: r.Status, Source: r.Source, Rule: r.Rule, Policy: r.Policy,
 		FallbackReason: r.FallbackReason, DirectoryTrouble: r.DirectoryTrouble, DurationMicros: r.Duration.Microseconds(),
-		Request: r.Request, Response: r.Response, Refusal: r.Refusal,
+		Lookup: r.Lookup, Request: r.Request, Response: r.Response, Refusal: r.Refusal,
 	}
 	if r.Device != nil {
 		l.Device = make(map[string]value, len(r.Device))
@@ -181,7 +195,7 @@ func parseLine(text []byte) (r Record, lost uint64, err error) {
 	r = Record{
 		Time: l.Time, RegistrationID: l.RegistrationID, Status: l.Status, Source: l.Source, Rule: l.Rule, Policy: l.Policy,
 		FallbackReason: l.FallbackReason, DirectoryTrouble: l.DirectoryTrouble,
-		Request: l.Request, Response: l.Response, Refusal: l.Refusal,
+		Lookup: l.Lookup, Request: l.Request, Response: l.Response, Refusal: l.Refusal,
 	}
 	if l.DurationMicros > 0 && l.DurationMicros < math.MaxInt64/int64(time.Microsecond) {
 		r.Duration = time.Duration(l.DurationMicros) * time.Microsecond

@@ -28,13 +28,13 @@ func decisions() []allocation.Decision {
 		{
 			Time: morning, RegistrationID: "breakroom499-contoso-tstrsd-007", Status: 200, Source: allocation.SourcePolicy, Rule: "toasters",
 			PolicyDigest: "sha256:0f1e2d3c", Duration: 212345 * time.Nanosecond,
-			Device:   allocation.Row{"room": "Break room 499", "floor": int64(4), "area": 3.0, "small": 1e-9, "heated": true},
+			Device: allocation.Row{"room": "Break room 499", "floor": int64(4), "area": 3.0, "small": 1e-9, "heated": true}, Lookup: allocation.LookupFound,
 			Request:  json.RawMessage(`{"deviceRuntimeContext":{"registrationId":"breakroom499-contoso-tstrsd-007","payload":{"a":"<&>","b":1e400}},"linkedHubs":["a-toasters-1"]}`),
 			Response: json.RawMessage(`{"iotHubHostName":"a-toasters-1"}`), AssignedHub: "a-toasters-1",
 		},
 		{
 			Time: morning.Add(time.Second), RegistrationID: "kettle", Status: 400, Source: allocation.SourceFallback, FallbackReason: "no connection",
-			Rule: "unrecognized", DirectoryTrouble: "the directory is away", Device: allocation.Row{}, Duration: time.Millisecond,
+			Rule: "unrecognized", DirectoryTrouble: "the directory is away", Device: allocation.Row{}, Lookup: allocation.LookupFailed, Duration: time.Millisecond,
 			Request: json.RawMessage(`{"deviceRuntimeContext":{"registrationId":"kettle"}}`), Refusal: "Unrecognized device registration.",
 		},
 		{

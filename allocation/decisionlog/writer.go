@@ -99,8 +99,7 @@ func (w *Writer) Add(d allocation.Decision) {
 	if !worth {
 		return
 	}
-	const overhead = 512 // of a record beside its documents, about
-	size := overhead + cap(record.Request) + cap(record.Response)
+	size := d.Size()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed || w.queued+size > maxQueue {

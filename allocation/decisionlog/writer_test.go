@@ -97,9 +97,14 @@ func TestFloodIsDropped(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "decisions.jsonl")
 	w := &Writer{cfg: Config{Path: path, Limit: DefaultLimit, Logger: slog.New(slog.DiscardHandler)}, wake: make(chan struct{}, 1)}
-	d := decision(0)
-	d.Request = json.RawMessage(`"` + strings.Repeat("x", 500_000) + `"`)
-	for range 20 {
+	large := strings.Repeat("x", 500_000)
+	for i := range 20 {
+		d := decision(0)
+		if i%2 == 0 {
+			d.Request = json.RawMessage(`"` + large + `"`)
+		} else {
+			d.Device = allocation.Row{"note": large}
+		}
 		w.Add(d)
 	}
 	w.flush()

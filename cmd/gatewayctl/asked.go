@@ -181,7 +181,7 @@ func (l *logReader) all() iter.Seq[asked] {
 				l.line.draw(fmt.Sprintf("%d decisions read", l.records))
 			}
 			a := newAsked(record.Time.Format(time.RFC3339), record.Request)
-			a.device, a.recorded = record.Device, &record
+			a.device, a.recorded = record.Row(), &record
 			if !yield(a) {
 				return
 			}

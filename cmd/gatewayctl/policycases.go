@@ -66,7 +66,7 @@ func (f *policyCasesFlags) run(cmd *cobra.Command) error {
 		switch {
 		case r.Source == allocation.SourceUpstream && !f.upstream:
 			fromUpstream++
-		case !collector.Add(cases.Decided{RegistrationID: r.RegistrationID, Request: r.Request, Device: r.Device, Answer: answer}):
+		case !collector.Add(cases.Decided{RegistrationID: r.RegistrationID, Request: r.Request, Device: r.Row(), Answer: answer}):
 			passedOver++
 		}
 	}

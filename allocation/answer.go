@@ -50,6 +50,14 @@ func beyond(limit string) result {
 	return turned
 }
 
+// cutShort answers a request that did not arrive whole: its caller went away, or
+// was too slow. Not a refusal, since the rest may have said anything.
+func cutShort(cause error) result {
+	short := refuse(http.StatusServiceUnavailable, "The request did not arrive whole; send it again.")
+	short.cause = cause
+	return short
+}
+
 func tooLarge() result {
 	return refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("The request is larger than %d KiB, which no AllocationRequest is.", maxBody>>10))
 }

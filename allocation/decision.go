@@ -153,14 +153,15 @@ func (d *Decision) log(ctx context.Context, logger *slog.Logger, cause error) {
 // level says who should look: nobody at an answer of the policy, a person at
 // trouble of our own, and whoever set up the enrollment at everything else, which
 // an answer in place of the cloud function, or on a default row because of a
-// directory in trouble, is too.
+// directory in trouble, is too. A 503 that nobody decided is a request that did
+// not arrive whole, which is trouble of its caller.
 func (d *Decision) level() slog.Level {
 	switch {
 	case (d.Source == SourceFallback || d.DirectoryTrouble != "") && d.Status < http.StatusInternalServerError:
 		return slog.LevelWarn
 	case d.Status == http.StatusOK, d.Status == http.StatusBadRequest:
 		return slog.LevelInfo
-	case d.Status >= http.StatusInternalServerError:
+	case d.Status >= http.StatusInternalServerError && d.Source != "":
 		return slog.LevelError
 	default:
 		return slog.LevelWarn

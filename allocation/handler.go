@@ -5,7 +5,6 @@ package allocation
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -164,7 +163,7 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, v *visit) (bo
 		return nil, new(tooLarge())
 	}
 	if err != nil {
-		return nil, new(unavailable(fmt.Errorf("reading the request: %w", err)))
+		return nil, new(cutShort(err))
 	}
 	return body, nil
 }

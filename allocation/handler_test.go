@@ -197,11 +197,17 @@ func TestLargeBodyOverTCP(t *testing.T) {
 	}
 }
 
-// TestBodyCutShort: a caller that goes away in the middle is no refusal.
+// TestBodyCutShort: a caller that goes away in the middle is no refusal, and no
+// matter for whoever looks after the gateway.
 func TestBodyCutShort(t *testing.T) {
 	t.Parallel()
 	var seen []Decision
-	handler := NewHandler(Config{Setup: Setup{Policy: Tutorial()}, Observe: func(d Decision) { seen = append(seen, d) }})
+	var log strings.Builder
+	handler := NewHandler(Config{
+		Setup:   Setup{Policy: Tutorial()},
+		Logger:  slog.New(slog.NewTextHandler(&log, nil)),
+		Observe: func(d Decision) { seen = append(seen, d) },
+	})
 	body := io.MultiReader(strings.NewReader(`{"linkedHubs"`), errorReader{net.ErrClosed})
 	recorder := httptest.NewRecorder()
 	handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, "/api/f", body))
@@ -210,6 +216,46 @@ func TestBodyCutShort(t *testing.T) {
 	}
 	if len(seen) != 1 || seen[0].Status != http.StatusServiceUnavailable {
 		t.Errorf("got decisions %+v, want one with status 503", seen)
+	}
+	if got, want := recorder.Body.String(), "The request did not arrive whole; send it again."; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if !strings.Contains(log.String(), "level=WARN") {
+		t.Errorf("got the record %s, want a warning", log.String())
+	}
+}
+
+// TestTwoLengths sends a request that tells its length twice, as Content-Length and
+// as chunks, and another behind it. Who reads that in two ways could be made to take
+// a piece of one caller's request for the next one's; here the chunks alone count
+// (RFC 9112, section 6.3), so each is read as it was written.
+func TestTwoLengths(t *testing.T) {
+	t.Parallel()
+	var seen []Decision
+	server := httptest.NewServer(NewHandler(Config{Setup: Setup{Policy: Tutorial()}, Observe: func(d Decision) { seen = append(seen, d) }}))
+	t.Cleanup(server.Close)
+	connection, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { connection.Close() })
+	first := `{"deviceRuntimeContext":{"registrationId":"first"},"linkedHubs":["a"]}`
+	second := `{"deviceRuntimeContext":{"registrationId":"second"},"linkedHubs":["a"]}`
+	fmt.Fprintf(connection, "POST /api/f HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(first), first)
+	fmt.Fprintf(connection, "POST /api/f HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(second), second)
+	answers, err := io.ReadAll(connection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(string(answers), "HTTP/1.1 400 Bad Request"); got != 2 {
+		t.Errorf("got %d refusals, want 2:\n%s", got, answers)
+	}
+	var ids []string
+	for _, decision := range seen {
+		ids = append(ids, decision.RegistrationID)
+	}
+	if diff := cmp.Diff([]string{"first", "second"}, ids); diff != "" {
+		t.Errorf("asked about (-want +got):\n%s", diff)
 	}
 }
 

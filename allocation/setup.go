@@ -21,6 +21,10 @@ const (
 
 	// UpstreamTime is what an Upstream may take besides.
 	UpstreamTime = 8 * time.Second
+
+	// AnswerTime is what the longest answer takes: a stop that waits for it cuts
+	// nobody off.
+	AnswerTime = UpstreamTime + answerTime
 )
 
 // Setup is everything that an answer depends on besides the request. A [Handler]
@@ -85,7 +89,7 @@ func (s *Setup) time() time.Duration {
 	if s.Upstream == nil {
 		return answerTime
 	}
-	return UpstreamTime + answerTime
+	return AnswerTime
 }
 
 // decide answers a request that was let in, from its body as it came and what was

@@ -21,8 +21,9 @@ import (
 	"github.com/contoso/gatewayd/serialbus"
 )
 
-// stopTime bounds an orderly stop, below the unit's TimeoutStopSec.
-const stopTime = 10 * time.Second
+// stopTime bounds an orderly stop, below the unit's TimeoutStopSec. It is as long
+// as it is for a webhook whose cloud function is slow; others stop within a second.
+const stopTime = 15 * time.Second
 
 // Options are what a gateway gets besides its configuration.
 type Options struct {
@@ -252,7 +253,7 @@ func (g *Gateway) recordLine(cfg config.Bus) io.Writer {
 	return file
 }
 
-// Run serves until ctx ends or a part fails, and then stops within ten seconds:
+// Run serves until ctx ends or a part fails, and then stops within stopTime:
 // the webhook finishes what it has begun, lines and registrations are left
 // (their operation IDs are on disk), sessions close, the store closes last.
 func (g *Gateway) Run(ctx context.Context) error {
@@ -291,7 +292,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		select {
 		case err = <-ended:
 		case <-time.After(stopTime):
-			return errors.New("a part of the gateway did not stop within ten seconds; the state on disk is whole")
+			return fmt.Errorf("a part of the gateway did not stop within %v; the state on disk is whole", stopTime)
 		}
 	}
 	cancel()

@@ -24,7 +24,7 @@ const (
 	webhookReadTime   = 10 * time.Second // of headers and body
 	webhookWriteTime  = 30 * time.Second // from the headers to the end of the answer
 	webhookIdleTime   = 2 * time.Minute
-	drainTime         = 8 * time.Second // inside the ten seconds of a stop
+	drainTime         = allocation.AnswerTime + 500*time.Millisecond // inside stopTime
 )
 
 // webhook serves the allocation policy to DPS.

@@ -79,7 +79,11 @@ func check(file string, raw rawFile) (Config, error) {
 		}
 		cfg.Allocation.DecisionLog = checkDecisionLog(p, *raw.Allocation, cfg.StateDir)
 	}
-	cfg.Metrics = checkMetrics(p, raw.Metrics)
+	webhook := ""
+	if cfg.Allocation != nil {
+		webhook = cfg.Allocation.Listen
+	}
+	cfg.Metrics = checkMetrics(p, raw.Metrics, webhook)
 	if len(raw.Buses) == 0 && raw.Allocation == nil {
 		p.add("file", "neither a [[bus]] nor an [allocation] section: there is nothing to do")
 	}

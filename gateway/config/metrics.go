@@ -2,7 +2,10 @@
 
 package config
 
-import "path/filepath"
+import (
+	"path/filepath"
+	"strings"
+)
 
 // Defaults and bounds of the decision log, in MiB. The least lets a file hold the
 // longest record.
@@ -32,8 +35,8 @@ func checkDecisionLog(p *problems, raw rawAllocation, stateDir string) DecisionL
 }
 
 // checkMetrics checks the listener for those who watch the gateway; nil without
-// one.
-func checkMetrics(p *problems, raw rawMetrics) *Metrics {
+// one. webhook is where the webhook listens, or empty.
+func checkMetrics(p *problems, raw rawMetrics, webhook string) *Metrics {
 	if raw.Listen == "" {
 		if raw.Public {
 			p.add("[metrics] public", "of no use without listen, the address to serve metrics on")
@@ -44,6 +47,9 @@ func checkMetrics(p *problems, raw rawMetrics) *Metrics {
 		p.add("[metrics] listen", "%w", err)
 	} else if !raw.Public && !Loopback(raw.Listen) {
 		p.add("[metrics] listen", "%q can be reached from other machines, and who reads metrics is not asked for a key; listen on 127.0.0.1, or write public = true beside it", raw.Listen)
+	}
+	if raw.Listen == webhook && !strings.HasSuffix(webhook, ":0") {
+		p.add("[metrics] listen", "%q is where the webhook listens; give it a port of its own", raw.Listen)
 	}
 	return &Metrics{Listen: raw.Listen}
 }

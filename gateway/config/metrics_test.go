@@ -48,6 +48,7 @@ func TestMetrics(t *testing.T) {
 		{"everyone, and said so", "listen = \"0.0.0.0:9187\"\npublic = true", "0.0.0.0:9187", ""},
 		{"everyone by mistake", `listen = "0.0.0.0:9187"`, "", `[metrics] listen: "0.0.0.0:9187" can be reached from other machines`},
 		{"no port", `listen = "127.0.0.1"`, "", `"127.0.0.1" is not host:port`},
+		{"where the webhook is", `listen = "127.0.0.1:7071"`, "", `[metrics] listen: "127.0.0.1:7071" is where the webhook listens`},
 		{"public without an address", `public = true`, "", "[metrics] public: of no use without listen"},
 	}
 	for _, test := range tests {

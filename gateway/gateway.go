@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"slices"
@@ -410,14 +411,14 @@ func (g *Gateway) watchStatus(ctx context.Context) {
 	}
 }
 
-// watchReload reads all keys again when told to.
+// reloadInterval spaces reloads. Each leaves the connections to its directory and
+// its cloud function open for a while, for the requests under way; a script that
+// sends a thousand signals must not use up the descriptors.
+const reloadInterval = time.Second
+
+// watchReload reads all keys again when told to, and what the webhook is made of.
 func (g *Gateway) watchReload(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-g.reload:
-		}
+	for range spaced(ctx, g.reload, reloadInterval) {
 		if g.webhook != nil {
 			err := g.reloadWebhook()
 			g.reloaded("webhook", err)
@@ -434,6 +435,28 @@ func (g *Gateway) watchReload(ctx context.Context) {
 				g.log.Info("keys of devices reloaded; other changes of the configuration need a restart")
 			}
 			g.supervisor.wakeAll() // one that was without a key may have one now
+		}
+	}
+}
+
+// spaced gives a turn for each signal until ctx ends, the first at once and no other
+// sooner than an interval after the one before.
+func spaced(ctx context.Context, signals <-chan struct{}, interval time.Duration) iter.Seq[struct{}] {
+	return func(yield func(struct{}) bool) {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case signal := <-signals:
+				if !yield(signal) {
+					return
+				}
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(interval):
+			}
 		}
 	}
 }

@@ -137,7 +137,11 @@ func (s *service) allocateByWebhook(ctx context.Context, record *Operation, r Re
 
 // sleepUntil waits for a moment, or for ctx.
 func sleepUntil(ctx context.Context, moment time.Time) error {
-	timer := time.NewTimer(time.Until(moment))
+	left := time.Until(moment)
+	if left <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(left)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

@@ -65,10 +65,13 @@ func maskText(quoted []byte, secret bool) []byte {
 		return nil
 	}
 	text := unquote(quoted)
-	for _, sign := range []string{"SharedAccessKey=", "SharedAccessSignature ", "AccountKey="} {
+	for _, sign := range secretSigns {
 		if strings.Contains(text, sign) {
 			return []byte(quotedRedacted)
 		}
+	}
+	if hasPassword(text) {
+		return []byte(quotedRedacted)
 	}
 	address, query, found := strings.Cut(text, "?")
 	if !found || query == "****" || !strings.Contains(address, "://") {
@@ -81,11 +84,21 @@ func maskText(quoted []byte, secret bool) []byte {
 	return masked
 }
 
+// secretSigns stand before a secret in the middle of a text.
+var secretSigns = []string{"SharedAccessKey=", "SharedAccessSignature ", "AccountKey=", "Password=", "password=", "Pwd=", "pwd="}
+
+// hasPassword tells of a URL with a user's password, such as a database's.
+func hasPassword(text string) bool {
+	_, rest, isURL := strings.Cut(text, "://")
+	user, _, hasUser := strings.Cut(rest, "@")
+	return isURL && hasUser && strings.Contains(user, ":") && !strings.Contains(user, "/")
+}
+
 // mayHoldSecret is quick to clear the many texts that hold neither a query nor a
-// name with its value. Of the escapes only \u can hide the sign of one.
+// name with its value nor a user. Of the escapes only \u can hide the sign of one.
 func mayHoldSecret(quoted []byte) bool {
 	for i, c := range quoted {
-		if c == '?' || c == '=' || c == '\\' && quoted[i+1] == 'u' {
+		if c == '?' || c == '=' || c == '@' || c == '\\' && quoted[i+1] == 'u' {
 			return true
 		}
 	}
@@ -93,7 +106,7 @@ func mayHoldSecret(quoted []byte) bool {
 }
 
 // secretEndings are what the name of a secret ends in, in lower case.
-var secretEndings = []string{"key", "password", "passphrase", "secret", "token", "connectionstring"}
+var secretEndings = []string{"key", "password", "passwd", "pwd", "passphrase", "secret", "credential", "token", "connectionstring"}
 
 // isSecretName tells by a member's name that its value is not for a log. A
 // plural is as secret as its singular.

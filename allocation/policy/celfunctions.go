@@ -85,12 +85,13 @@ func join(value, separator ref.Val) ref.Val {
 		return types.MaybeNoSuchOverloadErr(value)
 	}
 	var joined strings.Builder
-	for it := list.Iterator(); it.HasNext() == types.True; {
+	first := true
+	for it := list.Iterator(); it.HasNext() == types.True; first = false {
 		text, ok := it.Next().(types.String)
 		if !ok {
 			return types.MaybeNoSuchOverloadErr(value)
 		}
-		if joined.Len() > 0 {
+		if !first {
 			joined.WriteString(string(by))
 		}
 		joined.WriteString(string(text))

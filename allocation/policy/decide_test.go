@@ -124,6 +124,7 @@ func TestConditions(t *testing.T) {
 		{`cel = 'request.deviceRuntimeContext.registrationId.lowerAscii().endsWith("-007")'`, "yes", "no"},
 		{`cel = 'request.deviceRuntimeContext.?x509.?clientCertificates.?primary.?info.?issuerName.orValue("") == "CN=Contoso Root"'`, "yes", "no"},
 		{`cel = 'size(request.linkedHubs) == 2 && request.linkedHubs.exists(h, h.contains("-heatpumps-"))'`, "yes", "no"},
+		{`cel = '["", "a", "", ""].join("-") == "-a--"'`, "yes", "yes"},
 		{`cel = '"a-b".split("-").join("+").replace("+", "x").upperAscii().trim() == "AXB"'`, "yes", "yes"},
 		{`registration_id.prefix = "Break"` + "\n" + `when.cel = 'payload.vip == true'`, "yes", "no"},
 	}

@@ -68,6 +68,33 @@ func TestExplanationIsData(t *testing.T) {
 	}
 }
 
+// TestIgnoringCaseIsTold: a reader who sees that "Lobby1" fits the prefix "lobby"
+// must see why.
+func TestIgnoringCaseIsTold(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ name, when, want string }{
+		{"one test", `{ prefix = "lobby", ignore_case = true }`, `ignoring case: prefix "lobby"`},
+		{"several", `{ prefix = "lobby", suffix = ["-007", "-008"], ignore_case = true }`, `ignoring case: prefix "lobby" and (suffix "-007" or "-008")`},
+		{"not ignored", `{ prefix = "lobby", ignore_case = false }`, `prefix "lobby"`},
+		{"inside not", `{ not = { prefix = "x", ignore_case = true } }`, `not (ignoring case: prefix "x")`},
+		{"one of a list", `[{ prefix = "lobby", ignore_case = true }, "x"]`, `(ignoring case: prefix "lobby") or "x"`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p, err := Parse("policy.toml", []byte(rule1("when.registration_id = "+test.when, `hub = "h"`)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			x := p.Explain(t.Context(), allocation.Question{Request: mustRequest(t, `{"deviceRuntimeContext":{"registrationId":"Lobby1-007"},"linkedHubs":["h"]}`)})
+			condition := x.Rules[0].Conditions[0]
+			if diff := cmp.Diff(test.want, condition.Wants); diff != "" {
+				t.Errorf("wants (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // TestExplanationIsBounded: a large request does not make a large explanation.
 func TestExplanationIsBounded(t *testing.T) {
 	t.Parallel()

@@ -160,6 +160,9 @@ func (c *checker) anyOf(n *node, at span, of field) matcher {
 		}
 		one := c.matcher(item, item.at, of)
 		m.either = append(m.either, one)
+		if strings.HasPrefix(one.want, ignoringCase) {
+			one.want = inBrackets(one.want)
+		}
 		wants = append(wants, one.want)
 	}
 	m.want = strings.Join(wants, " or ")
@@ -173,7 +176,8 @@ func (c *checker) allOf(n *node, at span, of field) matcher {
 		return matcher{}
 	}
 	fold := of.fold
-	if ignore := n.get(keyIgnoreCase); ignore != nil && c.boolean(ignore, keyIgnoreCase) {
+	ignore := n.get(keyIgnoreCase)
+	if ignore != nil && c.boolean(ignore, keyIgnoreCase) {
 		fold = foldBoth(of.fold)
 		if len(n.members) == 1 {
 			c.fail(at, "%s alone compares nothing", keyIgnoreCase)
@@ -209,15 +213,22 @@ func (c *checker) allOf(n *node, at span, of field) matcher {
 		}
 	}
 	m.want = strings.Join(wants, " and ")
+	if ignore != nil && ignore.text == "true" {
+		m.want = ignoringCase + m.want
+	}
 	return m
 }
+
+// ignoringCase begins what a matcher with ignore_case wants, so that an
+// explanation tells why "Lobby1" has the prefix "lobby".
+const ignoringCase = "ignoring case: "
 
 // inBrackets keeps the parts of a want together.
 func inBrackets(want string) string {
 	if strings.HasPrefix(want, "not (") {
 		return want
 	}
-	if strings.Contains(want, " or ") || strings.Contains(want, " and ") {
+	if strings.HasPrefix(want, ignoringCase) || strings.Contains(want, " or ") || strings.Contains(want, " and ") {
 		return "(" + want + ")"
 	}
 	return want

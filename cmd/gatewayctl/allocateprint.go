@@ -19,6 +19,7 @@ import (
 const (
 	shownDevices     = 20
 	shownDifferences = 8 // of one device
+	shownPlace       = 100
 )
 
 // print shows which devices differ, from where to where, and the counts.
@@ -36,7 +37,7 @@ func (c *comparison) print(out io.Writer, width int, all bool) {
 	if len(c.moved) > 0 {
 		moves := newTable(out, "FROM", "TO", "DEVICES")
 		for _, m := range c.moves() {
-			moves.row(m.From, m.To, fmt.Sprint(m.Devices))
+			moves.row(clipped(shortHub(m.From), shownPlace), clipped(shortHub(m.To), shownPlace), fmt.Sprint(m.Devices))
 		}
 		_ = moves.end() // the output remembers what fails
 		fmt.Fprintln(out)
@@ -133,11 +134,12 @@ func (c *comparison) moves() []move {
 	return all
 }
 
-// place is where an answer leads.
+// place is where an answer leads: the whole name of a hub, because two that differ
+// at their ends alone are two.
 func place(a allocation.Answer) string {
 	switch a.Status {
 	case http.StatusOK:
-		return clipped(shortHub(a.Hub()), 40)
+		return a.Hub()
 	case http.StatusBadRequest:
 		return "refused"
 	default:

@@ -342,7 +342,7 @@ func tellImport(cmd *cobra.Command, report directory.Report, options directory.I
 		fmt.Fprintf(cmd.ErrOrStderr(), "…; %d lines are bad in all\n", report.BadLines)
 	}
 	if importFailed(report, options) {
-		fmt.Fprintf(cmd.ErrOrStderr(), "gatewayctl: nothing is imported; %d good, %d bad lines\n", report.Rows, report.BadLines)
+		fmt.Fprintf(cmd.ErrOrStderr(), "gatewayctl: nothing is imported; %d good, %s\n", report.Rows, counted(report.BadLines, "bad line"))
 		next := "mend the file, or import only its good lines with --skip-bad."
 		if len(report.Columns) == 0 {
 			next = "mend the file."

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,7 +70,7 @@ func (s *Setup) lookUp(ctx context.Context, registrationID *string) (Row, bool, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.use.Timeout)
 	defer cancel()
-	row, found, err := s.Directory.Lookup(ctx, id)
+	row, found, err := s.askDirectory(ctx, id)
 	if err != nil || !found {
 		return nil, false, err
 	}
@@ -77,6 +78,17 @@ func (s *Setup) lookUp(ctx context.Context, registrationID *string) (Row, bool, 
 		return nil, false, fmt.Errorf("reading the device directory's row for %q: %w", id, err)
 	}
 	return row, true, nil
+}
+
+// askDirectory asks the directory and turns a panic into an error, as askPolicy does:
+// a shadow's would end the process.
+func (s *Setup) askDirectory(ctx context.Context, id string) (row Row, found bool, err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			row, found, err = nil, false, fmt.Errorf("the device directory panicked: %v\n%s", reason, debug.Stack())
+		}
+	}()
+	return s.Directory.Lookup(ctx, id)
 }
 
 // defaultRow is the policy's own row. It is never nil, which would mean that

@@ -19,6 +19,12 @@ type questionFunc func(Question) (Response, error)
 
 func (f questionFunc) Decide(_ context.Context, q Question) (Response, error) { return f(q) }
 
+type panickingDirectory struct{}
+
+func (panickingDirectory) Lookup(context.Context, string) (Row, bool, error) {
+	panic("at the bookshop")
+}
+
 // shadowTest runs a shadow in a bubble; its results and log are there when wait
 // returns.
 type shadowTest struct {
@@ -72,6 +78,7 @@ func TestShadow(t *testing.T) {
 		{"disagreed", elsewhere, nil, toasterDecision, map[ShadowResult]int{ShadowDifferent: 1}, `rule=toasters shadow_rule=lab differences="iotHubHostName: \"contoso-toasters`},
 		{"trouble", questionFunc(func(Question) (Response, error) { return Response{}, errors.New("out of luck") }), nil, toasterDecision, map[ShadowResult]int{ShadowUnanswered: 1}, `err="out of luck"`},
 		{"panic", questionFunc(func(Question) (Response, error) { panic("at the disco") }), nil, toasterDecision, map[ShadowResult]int{ShadowUnanswered: 1}, `at the disco`},
+		{"panic of the directory", rowPolicy{}, panickingDirectory{}, toasterDecision, map[ShadowResult]int{ShadowUnanswered: 1}, `the device directory panicked: at the bookshop`},
 		{"the row of the decision", rowPolicy{}, onlyRow{Row{"hub": heatPumpsHub}}, func(t *testing.T) Decision {
 			d := toasterDecision(t)
 			d.Device, d.Lookup, d.Response = Row{"hub": toastersHub}, LookupFound, []byte(`{"iotHubHostName":"`+toastersHub+`"}`)

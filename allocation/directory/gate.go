@@ -58,7 +58,14 @@ func (g *gate) through(ctx context.Context, ask func() error, failed func(error)
 		return err
 	}
 	defer func() { <-g.slots }()
+	panicked := true
+	defer func() {
+		if panicked {
+			g.leftUnknown(trying) // or nobody would try again
+		}
+	}()
 	err = ask()
+	panicked = false
 	switch {
 	case err != nil && errors.Is(ctx.Err(), context.Canceled): // whoever asked has gone
 		g.leftUnknown(trying)

@@ -38,6 +38,8 @@ func (s *slowSource) lookup(ctx context.Context, id string) (allocation.Row, boo
 	switch {
 	case s.fails.Load():
 		return nil, false, errAway
+	case id == "panic":
+		panic("at the bookshop")
 	case id == "twice":
 		return nil, false, errTwice(id)
 	}
@@ -182,6 +184,19 @@ func TestQuestionsDoNotShutTheGate(t *testing.T) {
 		_, _, _ = d.Lookup(ctx, "a")
 		if _, err := lookUp(t, d, "a", 2*time.Second); err != nil {
 			t.Errorf("the gate stays shut: %v", err)
+		}
+		// So it is after a panic of the one that tries.
+		s.fails.Store(true)
+		_, _ = lookUp(t, d, "a", 2*time.Second)
+		s.fails.Store(false)
+		time.Sleep(firstPause)
+		func() {
+			defer func() { _ = recover() }()
+			_, _, _ = d.Lookup(t.Context(), "panic")
+			t.Error("no panic")
+		}()
+		if _, err := lookUp(t, d, "a", 2*time.Second); err != nil {
+			t.Errorf("the gate stays shut after a panic: %v", err)
 		}
 	})
 }

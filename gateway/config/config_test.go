@@ -498,3 +498,22 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestSecretInItsOwnPlace: a key that was written where its file should be named
+// does not get into the journal.
+func TestSecretInItsOwnPlace(t *testing.T) {
+	for name, directory := range map[string]string{"without credentials": "", "with credentials": t.TempDir()} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("CREDENTIALS_DIRECTORY", directory)
+			for _, secret := range []string{"c2l0ZSBmdW5jdGlvbiBrZXk=", "c2l0ZS+mdW5jdGlvbiBrZXk", "c2l0ZS/mdW5jdGlvbiBrZXk", strings.Repeat("k", 41)} {
+				_, err := ReadSecret(secret)
+				if err == nil {
+					t.Fatalf("%s was read", secret)
+				}
+				if strings.Contains(err.Error(), secret) || !strings.Contains(err.Error(), "put that into a file") {
+					t.Errorf("got %q, want it to say what to do without %s", err, secret)
+				}
+			}
+		})
+	}
+}

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,13 +18,16 @@ const maxSecretSize = 64 << 10
 
 // ReadSecret returns the text that name stands for: an absolute path is read
 // as it is, any other name is a systemd credential (LoadCredential=) in
-// $CREDENTIALS_DIRECTORY. The file never holds the secret itself, so neither
-// does an error of this function.
+// $CREDENTIALS_DIRECTORY. An error of this function never holds the secret itself,
+// also where somebody has put it in the place of a name.
 func ReadSecret(name string) (string, error) { return readSecret(name, maxSecretSize) }
 
 func readSecret(name string, limit int64) (string, error) {
 	path := name
 	if !filepath.IsAbs(name) {
+		if mayBeSecret(name) {
+			return "", errors.New("what stands here is neither an absolute path nor the name of a credential, and is not shown in case it is the secret itself; put that into a file and name the file")
+		}
 		if name != filepath.Base(name) || name == "." || name == ".." {
 			return "", fmt.Errorf("%q is neither an absolute path nor the name of a credential", name)
 		}
@@ -39,6 +43,12 @@ func readSecret(name string, limit int64) (string, error) {
 		return "", err
 	}
 	return string(text), nil
+}
+
+// mayBeSecret tells whether name looks like a key that was put in its own place:
+// base64 text has characters that names of credentials do without, or is long.
+func mayBeSecret(name string) bool {
+	return len(name) > 40 || strings.ContainsAny(name, "=+/")
 }
 
 // ReadGroupKeys reads an enrollment group's keys: the primary on the first

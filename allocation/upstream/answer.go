@@ -53,7 +53,7 @@ func (c *Client) meaning(response *http.Response, body []byte) ([]byte, error) {
 // advice holds the statuses below 429 that come from what stands in front of a
 // function and not from the function itself, each with what to look at.
 var advice = map[int]string{
-	http.StatusUnauthorized:       "the function key is missing or wrong; renew the secret that upstream_key names and reload",
+	http.StatusUnauthorized:       "the function key is missing or wrong; give the current one (upstream_key and a reload, or gatewayctl's --key-file)",
 	http.StatusForbidden:          "the app is stopped, over its quota, or closed to this address",
 	http.StatusNotFound:           "there is no function at this address; compare upstream with the function's URL in the portal",
 	http.StatusMethodNotAllowed:   "the function does not take POST; compare upstream with the function's URL in the portal",

@@ -129,9 +129,9 @@ func CheckURL(text string) error {
 	}
 	switch {
 	case address.User != nil:
-		return errors.New("the URL holds a user name or password, which would end up in logs; functions are shown a key: give it as upstream_key")
+		return errors.New("the URL holds a user name or password, which would end up in logs; functions are shown a key: give it by upstream_key, or gatewayctl's --key-file")
 	case hasKey(address):
-		return errors.New("the URL holds a function key (code=), which would end up in logs: put the key into a credential, name that as upstream_key, and remove it here")
+		return errors.New("the URL holds a function key (code=), which would end up in logs: put the key into a file of its own, name that (upstream_key, or gatewayctl's --key-file), and remove it here")
 	case address.Fragment != "":
 		return errors.New("the URL has a fragment (#), which is never sent")
 	case address.Scheme == "http" && !isLoopback(address.Hostname()):

@@ -117,7 +117,7 @@ func TestBadFunctions(t *testing.T) {
 		{"refusing", nil, says(400, "No toasters on Sundays."), "400 No toasters on Sundays.", "upstream", 0},
 		{"dead", refused, nil, byPolicy, "fallback dial tcp: connection refused", 2 * maxWait},
 		{"slow", nil, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, byPolicy, "fallback no answer in time", 5 * time.Second},
-		{"unauthorised", nil, says(401, ""), byPolicy, "fallback it answers 401 Unauthorized: the function key is missing or wrong; renew the secret that upstream_key names and reload", 0},
+		{"unauthorised", nil, says(401, ""), byPolicy, "fallback it answers 401 Unauthorized: the function key is missing or wrong; give the current one (upstream_key and a reload, or gatewayctl's --key-file)", 0},
 		{"throttling", nil, says(429, secret), byPolicy, `fallback it answers 429 Too Many Requests ("[redacted]")`, 2 * maxWait},
 		{"stopped", nil, says(403, "<html>stopped</html>"), byPolicy, "fallback it answers 403 Forbidden: the app is stopped, over its quota, or closed to this address", 0},
 		{"removed", nil, says(404, ""), byPolicy, "fallback it answers 404 Not Found: there is no function at this address; compare upstream with the function's URL in the portal", 0},

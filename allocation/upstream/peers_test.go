@@ -62,7 +62,7 @@ func TestNode(t *testing.T) {
 	}{
 		{"assigned", "HttpTrigger1", toaster, 0, secret, nodes},
 		{"refused", "HttpTrigger1", kettle, 0, secret, "refused: Unrecognized device registration."},
-		{"wrong key", "HttpTrigger1", toaster, 0, "wrong", "away: it answers 401 Unauthorized: the function key is missing or wrong; renew the secret that upstream_key names and reload"},
+		{"wrong key", "HttpTrigger1", toaster, 0, "wrong", "away: it answers 401 Unauthorized: the function key is missing or wrong; give the current one (upstream_key and a reload, or gatewayctl's --key-file)"},
 		{"no such function", "HttpTrigger2", toaster, 0, secret, "away: it answers 404 Not Found: there is no function at this address; compare upstream with the function's URL in the portal"},
 		{"chunked", "chunked", toaster, 0, secret, `answer: {"iotHubHostName":"b"}`},
 		{"two hiccups", "flaky", toaster, 0, secret, nodes},

@@ -170,7 +170,7 @@ func (f *allocateFlags) openDirectory(ctx context.Context, p *policy.Policy) (*d
 	}
 	if use := p.DirectoryUse(); use.Used {
 		if err := opened.Check(ctx, use.Columns); err != nil {
-			return nil, errors.Join(err, opened.Close())
+			return nil, errors.Join(directoryError{err}, opened.Close())
 		}
 	}
 	return opened, nil

@@ -215,7 +215,11 @@ func (c *comparison) add(ctx context.Context, a *asked) error {
 	}
 	now, trouble := c.now.ask(ctx, a)
 	if trouble != nil {
-		fmt.Fprintf(c.errOut, "gatewayctl: %s: %s: %s\n", printable(a.id()), c.now.name, printable(strings.ReplaceAll(trouble.Error(), "\n", " ")))
+		text := trouble.Error()
+		if !strings.HasPrefix(text, c.now.name+":") { // a place in the file begins with its name
+			text = c.now.name + ": " + text
+		}
+		fmt.Fprintf(c.errOut, "gatewayctl: %s: %s\n", printable(a.id()), printable(strings.ReplaceAll(text, "\n", " ")))
 		c.troubles++
 	}
 	c.requests++

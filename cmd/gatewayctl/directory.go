@@ -16,6 +16,7 @@ import (
 
 	"github.com/contoso/gatewayd/allocation"
 	"github.com/contoso/gatewayd/allocation/directory"
+	"github.com/contoso/gatewayd/provisioning"
 )
 
 // newDirectoryCommand builds directory and what is below it.
@@ -69,7 +70,7 @@ func directoryCommand(cmd *cobra.Command, run func(cmd *cobra.Command, args []st
 		defer d.Close()
 		columns, err := d.Columns(cmd.Context())
 		if err != nil {
-			return err
+			return directoryError{err}
 		}
 		return run(cmd, args, d, columns)
 	}
@@ -305,7 +306,7 @@ func importDirectory(cmd *cobra.Command, config directory.Config, path string, o
 		if errors.Is(err, context.Canceled) {
 			return errors.New("interrupted; the table is as it was")
 		}
-		return err
+		return directoryError{err}
 	}
 	if output == "json" {
 		err = printJSON(cmd.OutOrStdout(), importJSON(report))
@@ -407,5 +408,14 @@ func nextForDirectory(err error) (next string, ok bool) {
 	if errors.As(err, &wrong) {
 		return "gatewayctl directory import makes the table; gatewayctl directory list --columns shows what it has.", true
 	}
+	if _, of := errors.AsType[directoryError](err); of && provisioning.Verdict(err).Kind == "connection-refused" {
+		return "start PostgreSQL there, or mend the host and the port of the URL.", true
+	}
 	return "", false
 }
+
+// directoryError says that the directory failed, and no service of Azure's.
+type directoryError struct{ error }
+
+// Unwrap gives what is wrong.
+func (e directoryError) Unwrap() error { return e.error }

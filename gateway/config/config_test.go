@@ -178,7 +178,7 @@ func TestMistakes(t *testing.T) {
 		{"pin without a name", `allow =`, "pin = [{unit = 4}]\nallow =", `pin of unit 4 registration_id: `},
 		{"unknown key of a pin", `[allocation]`, "[[bus.pin]]\nunit = 4\nregistration_id = \"a\"\nvendr = \"x\"\n[allocation]", `unknown key "bus.pin.vendr" (did you mean "vendor"?)`},
 		{"open webhook", `[allocation]`, "[allocation]\nlisten = \"0.0.0.0:7071\"", `[allocation] function_keys: missing, but listen = "0.0.0.0:7071" can be reached`},
-		{"key in the upstream's URL", `[allocation]`, "[allocation]\nupstream = \"https://h/api/f?code=SECRET\"", `[allocation] upstream: the URL holds a function key (code=), which would end up in logs: put the key into a credential, name that as upstream_key`},
+		{"key in the upstream's URL", `[allocation]`, "[allocation]\nupstream = \"https://h/api/f?code=SECRET\"", `[allocation] upstream: the URL holds a function key (code=), which would end up in logs: put the key into a file of its own, name that (upstream_key, or gatewayctl's --key-file)`},
 		{"upstream in clear text", `[allocation]`, "[allocation]\nupstream = \"http://10.0.0.1/api/f\"", `[allocation] upstream: http://10.0.0.1 would send the function key`},
 		{"upstream is the webhook", `[allocation]`, "[allocation]\nupstream = \"http://localhost:7071/api/f\"", `[allocation] upstream: this is the webhook itself (listen = "127.0.0.1:7071")`},
 		{"upstream is the open webhook", `[allocation]`, "[allocation]\nlisten = \":7071\"\nfunction_keys = \"k\"\nupstream = \"http://127.0.0.1:7071/api/f\"", `[allocation] upstream: this is the webhook itself (listen = ":7071")`},

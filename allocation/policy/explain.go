@@ -114,6 +114,20 @@ type HubScore struct {
 	Picked bool    `json:"picked,omitempty"`
 }
 
+// Chance says in words whether the hub could have been picked.
+func (h HubScore) Chance() string {
+	switch {
+	case !h.Linked:
+		return "is not linked"
+	case !h.Fits:
+		return "does not fit"
+	case h.Score != 0:
+		return fmt.Sprintf("fits, weight %g, score %.4f", h.Weight, h.Score)
+	default:
+		return "fits"
+	}
+}
+
 // Decision gives what [Policy.Decide] gives for the same question.
 func (x *Explanation) Decision() (allocation.Response, error) { return x.response, x.err }
 
@@ -257,18 +271,10 @@ func (r *RuleTrace) write(out *strings.Builder) {
 	}
 	fmt.Fprintf(out, "    hub: %s, pick %s\n", r.Hub.Wants, r.Hub.Pick)
 	for _, hub := range r.Hub.Hubs {
-		mark, what := " ", "does not fit"
-		switch {
-		case !hub.Linked:
-			what = "is not linked"
-		case hub.Fits && hub.Score != 0:
-			what = fmt.Sprintf("fits, weight %g, score %.4f", hub.Weight, hub.Score)
-		case hub.Fits:
-			what = "fits"
-		}
+		mark := " "
 		if hub.Picked {
 			mark = "*"
 		}
-		fmt.Fprintf(out, "    %s %s %s\n", mark, hub.Name, what)
+		fmt.Fprintf(out, "    %s %s %s\n", mark, hub.Name, hub.Chance())
 	}
 }

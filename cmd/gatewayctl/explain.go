@@ -106,19 +106,11 @@ func (e *explainer) hub(h *policy.HubTrace) {
 	}
 	width = min(width, max(e.width-40, 20))
 	for _, hub := range h.Hubs {
-		mark, what := " ", "does not fit"
-		switch {
-		case !hub.Linked:
-			what = "is not linked"
-		case hub.Fits && hub.Score != 0:
-			what = fmt.Sprintf("fits, weight %g, score %.4f", hub.Weight, hub.Score)
-		case hub.Fits:
-			what = "fits"
-		}
+		mark := " "
 		if hub.Picked {
 			mark = "*"
 		}
-		e.line("       %s  %s  %s", mark, padded(clipped(shortHub(hub.Name), width), width), what)
+		e.line("       %s  %s  %s", mark, padded(clipped(shortHub(hub.Name), width), width), hub.Chance())
 	}
 }
 

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -168,9 +167,13 @@ func startProgram(t *testing.T, dir string, stdin io.Reader, args ...string) *pr
 	write.Close()
 	go func() {
 		defer close(p.ended)
-		for lines := bufio.NewScanner(read); lines.Scan(); {
+		for part := make([]byte, 4096); ; {
+			n, err := read.Read(part)
+			if err != nil {
+				break
+			}
 			p.mu.Lock()
-			p.text.WriteString(lines.Text() + "\n")
+			p.text.Write(part[:n])
 			close(p.more)
 			p.more = make(chan struct{})
 			p.mu.Unlock()
@@ -192,10 +195,11 @@ func (p *program) output() string {
 	return p.text.String()
 }
 
-// until waits until the program has said something.
+// until waits until the program has said something, a question without an end of
+// its line too.
 func (p *program) until(text string) {
 	p.t.Helper()
-	limit := time.After(time.Minute)
+	limit := time.After(3 * time.Minute)
 	for {
 		p.mu.Lock()
 		more := p.more
@@ -211,6 +215,8 @@ func (p *program) until(text string) {
 			}
 			return
 		case <-limit:
+			p.command.Process.Signal(syscall.SIGQUIT) //nolint:errcheck // it then says where it stands
+			<-p.ended
 			p.t.Fatalf("it has not said %q:\n%s", text, p.output())
 		}
 	}
@@ -379,12 +385,17 @@ func TestFailoverAsks(t *testing.T) {
 		w.answerAtSite(refuse)
 		p := w.start(terminal, "enrollment-group", "failover", failGroup, "--to", "site",
 			"--site-url-file", "site-url", "--cloud-url-file", "cloud-url", "--webhook-ca-file", "webhook-ca.pem")
-		fmt.Fprintln(keyboard, "y")
+		answer := func(question string) {
+			p.until(question)
+			if _, err := fmt.Fprintln(keyboard, "y"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		answer(" from the cloud to the site? [y/N] ")
 		p.until("Watch ")
 		w.registers(1, "400209")
-		p.until("Device ")
-		fmt.Fprintln(keyboard, "y")
-		p.ends(1, "Move the webhook of enrollment group "+failGroup+" of ", " from the cloud to the site? [y/N] ", "Go back to the cloud? [y/N] ", "Rolled back")
+		answer("Go back to the cloud? [y/N] ")
+		p.ends(1, "Move the webhook of enrollment group "+failGroup+" of ", "Rolled back")
 		w.webhookIs(w.cloudURL())
 	})
 	t.Run("nobody", func(t *testing.T) {

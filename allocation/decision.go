@@ -140,15 +140,36 @@ func (d *Decision) log(ctx context.Context, logger *slog.Logger, cause error) {
 		attrs = append(attrs, slog.String("err", loggable(cause.Error(), maxLoggedBody)))
 	}
 	if d.Request != nil {
-		attrs = append(attrs, slog.String("request_body", loggable(string(d.Request), maxLoggedBody)))
+		attrs = append(attrs, documentAttr("request_body", d.Request))
 	}
-	response := d.Refusal
 	if d.Response != nil {
-		response = loggable(string(d.Response), maxLoggedBody)
+		attrs = append(attrs, documentAttr("response", d.Response))
+	} else {
+		attrs = append(attrs, slog.String("response", d.Refusal))
 	}
-	attrs = append(attrs, slog.String("response", response))
-	logger.LogAttrs(ctx, level, logMessage, attrs...)
+	// Logger.LogAttrs would look for its caller's place in the source and at the
+	// clock again, for each request.
+	record := slog.NewRecord(d.Time.Add(d.Duration), level, logMessage, 0)
+	record.AddAttrs(attrs...)
+	_ = logger.Handler().Handle(ctx, record) // as Logger does: nobody can be told
 }
+
+// documentAttr shows a document. The usual one is not copied.
+func documentAttr(key string, text json.RawMessage) slog.Attr {
+	if len(text) <= maxLoggedBody && isVisible(text) {
+		return slog.Any(key, document(text))
+	}
+	return slog.String(key, loggable(string(text), maxLoggedBody))
+}
+
+// document is JSON that a log shows as text.
+type document []byte
+
+// MarshalText gives the document itself.
+func (d document) MarshalText() ([]byte, error) { return d, nil }
+
+// String gives a copy.
+func (d document) String() string { return string(d) }
 
 // level says who should look: nobody at an answer of the policy, a person at
 // trouble of our own, and whoever set up the enrollment at everything else, which

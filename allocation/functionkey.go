@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 )
 
@@ -83,12 +84,27 @@ func authorized(r *http.Request, keys []FunctionKey) bool {
 	if len(keys) == 0 {
 		return true
 	}
-	// A plus sign that was put into the URL as it is arrives as a space. No key
-	// has a space, so reading it as a plus sign can only help.
-	code := strings.ReplaceAll(r.URL.Query().Get("code"), " ", "+")
-	inQuery := fits(code, keys)
+	inQuery := fits(codeOf(r.URL.RawQuery), keys)
 	inHeader := fits(r.Header.Get("X-Functions-Key"), keys)
 	return inQuery || inHeader
+}
+
+// codeOf gives what url.ParseQuery finds for code, without a table of all else.
+//
+// A plus sign that was put into the URL as it is arrives as a space. No key has a
+// space, so reading it as a plus sign can only help.
+func codeOf(query string) string {
+	for parameter := range strings.SplitSeq(query, "&") {
+		escapedName, escaped, _ := strings.Cut(parameter, "=")
+		name, err := url.QueryUnescape(escapedName)
+		if err != nil || name != "code" || strings.Contains(parameter, ";") {
+			continue
+		}
+		if code, err := url.QueryUnescape(escaped); err == nil {
+			return strings.ReplaceAll(code, " ", "+")
+		}
+	}
+	return ""
 }
 
 // fits compares in a time that does not depend on which key fits, or whether.

@@ -120,6 +120,22 @@ func TestAuthorized(t *testing.T) {
 	}
 }
 
+// FuzzCodeOf compares with net/url.
+func FuzzCodeOf(f *testing.F) {
+	for _, query := range []string{
+		"", "code", "code=", "code=a+b%2Bc", "a=b&code=1&code=2", "co%64e=x", "code=%zz&code=y", "%zz=1&code=y", "code=a;b&code=c", "a;code=1", "Code=1", "&&=&code=a=b&", "code=%20",
+	} {
+		f.Add(query)
+	}
+	f.Fuzz(func(t *testing.T, query string) {
+		values, _ := url.ParseQuery(query) // what is wrong with a part says nothing of the rest
+		want := strings.ReplaceAll(values.Get("code"), " ", "+")
+		if got := codeOf(query); got != want && strings.Count(query, "&") < 1000 {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+}
+
 func errText(err error) string {
 	if err == nil {
 		return ""

@@ -4,8 +4,10 @@ package allocation
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"iter"
+	"math/bits"
 	"unicode/utf8"
 )
 
@@ -70,14 +72,34 @@ func endOfValue(document []byte, start int) int {
 
 // endOfString gives the offset behind the string that starts at start.
 func endOfString(document []byte, start int) int {
-	for i := start + 1; ; i++ {
-		switch document[i] {
-		case '"':
+	for i := start + 1; ; i += 2 { // behind the backslash and what it escapes
+		i = plainEnd(document, i)
+		if document[i] == '"' {
 			return i + 1
-		case '\\':
-			i++
 		}
 	}
+}
+
+// plainEnd gives the offset of the first byte from i on that ends the plain part of
+// a string, a quote, a backslash or a control character, or the document's length.
+//
+// It looks at eight bytes at a time: all of a request is looked at three times.
+func plainEnd(document []byte, i int) int {
+	const each, highest = 0x0101010101010101, 0x8080808080808080
+	for ; len(document)-i >= 8; i += 8 {
+		word := binary.LittleEndian.Uint64(document[i:])
+		quote, backslash := word^each*'"', word^each*'\\'
+		// Subtracting borrows from a byte's highest bit where the byte was smaller.
+		// A borrow goes on upwards, so the lowest bit that is set is right.
+		ends := ((quote-each)&^quote | (backslash-each)&^backslash | (word-each*' ')&^word) & highest
+		if ends != 0 {
+			return i + bits.TrailingZeros64(ends)/8
+		}
+	}
+	for i < len(document) && document[i] != '"' && document[i] != '\\' && document[i] >= ' ' {
+		i++
+	}
+	return i
 }
 
 // endOfBrackets gives the offset behind the object or list that starts at start.

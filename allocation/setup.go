@@ -143,6 +143,10 @@ func (s *Setup) askPolicy(ctx context.Context, question Question) (response Resp
 			err = fmt.Errorf("the policy panicked: %v\n%s", reason, debug.Stack())
 		}
 	}()
+	if _, quick := s.Policy.(TutorialPolicy); quick {
+		// It never waits, and a clock would cost more than its answer.
+		return s.Policy.Decide(ctx, question)
+	}
 	ctx, cancel := context.WithTimeout(ctx, policyTime)
 	defer cancel()
 	return s.Policy.Decide(ctx, question)

@@ -3,6 +3,7 @@
 package allocation
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"unicode"
@@ -41,7 +42,7 @@ func loggable(text string, limit int) string {
 }
 
 // isVisible tells of the usual text that there is nothing to do.
-func isVisible(text string) bool {
+func isVisible[T string | []byte | json.RawMessage](text T) bool {
 	for i := range len(text) {
 		if c := text[i]; c < ' ' || c > '~' {
 			return false

@@ -129,11 +129,12 @@ func (c *checker) count() bool {
 }
 
 func (c *checker) text(i int) int {
-	for i++; i < len(c.document); i++ {
-		switch b := c.document[i]; {
-		case b == '"':
+	for i++; ; i++ {
+		i = plainEnd(c.document, i)
+		switch c.at(i) {
+		case '"':
 			return i + 1
-		case b == '\\':
+		case '\\':
 			i++
 			switch c.at(i) {
 			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
@@ -146,11 +147,10 @@ func (c *checker) text(i int) int {
 			default:
 				return -1
 			}
-		case b < ' ':
+		default:
 			return -1
 		}
 	}
-	return -1
 }
 
 func (c *checker) word(i int, word string) int {

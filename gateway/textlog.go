@@ -144,7 +144,7 @@ func appendAny(line []byte, value any) []byte {
 		if err != nil {
 			return appendText(line, "!ERROR:"+err.Error())
 		}
-		return appendText(line, string(text))
+		return appendText(line, text)
 	case []byte:
 		return strconv.AppendQuote(line, string(v))
 	default:
@@ -158,38 +158,38 @@ func appendTime(line []byte, t time.Time) []byte {
 }
 
 // appendText writes text, quoted where a reader could not tell its end.
-func appendText(line []byte, text string) []byte {
+func appendText[T string | []byte](line []byte, text T) []byte {
 	if needsQuotes(text) {
 		return appendQuoted(line, text)
 	}
 	return append(line, text...)
 }
 
-func needsQuotes(text string) bool {
-	if text == "" {
-		return true
-	}
-	for i := 0; i < len(text); {
-		c := text[i]
-		if c < utf8.RuneSelf {
-			if c <= ' ' || c == '=' || c == '"' || c == 0x7f {
-				return true
-			}
-			i++
-			continue
-		}
-		r, size := utf8.DecodeRuneInString(text[i:])
-		if r == utf8.RuneError || unicode.IsSpace(r) || !unicode.IsPrint(r) {
+func needsQuotes[T string | []byte](text T) bool {
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c >= utf8.RuneSelf:
+			return hasUnprintable(string(text[i:]))
+		case c <= ' ' || c == '=' || c == '"' || c == 0x7f:
 			return true
 		}
-		i += size
+	}
+	return len(text) == 0
+}
+
+// hasUnprintable is needsQuotes from the first character on that is not ASCII.
+func hasUnprintable(text string) bool {
+	for i, r := range text {
+		if r == utf8.RuneError || unicode.IsSpace(r) || !unicode.IsPrint(r) || text[i] == '=' || text[i] == '"' {
+			return true
+		}
 	}
 	return false
 }
 
 // appendQuoted is strconv.AppendQuote, which looks at every character by itself.
 // Most texts are plain but for quotes and backslashes.
-func appendQuoted(line []byte, text string) []byte {
+func appendQuoted[T string | []byte](line []byte, text T) []byte {
 	start, copied := len(line), 0
 	line = append(line, '"')
 	for i := range len(text) {
@@ -198,7 +198,7 @@ func appendQuoted(line []byte, text string) []byte {
 			line = append(append(line, text[copied:i]...), '\\', c)
 			copied = i + 1
 		case c < ' ' || c > '~':
-			return strconv.AppendQuote(line[:start], text)
+			return strconv.AppendQuote(line[:start], string(text))
 		}
 	}
 	return append(append(line, text[copied:]...), '"')

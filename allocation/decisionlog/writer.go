@@ -28,10 +28,11 @@ const (
 	keptFiles = 3 // older files beside the one that is written
 
 	// The queue is written once a second. What it holds is thereby also what a
-	// flood can make of disk and processor in a second: about 3,000 decisions,
+	// flood can make of disk and processor in a second: some 4,000 decisions,
 	// where the service asks for 1,000 a minute (dps-protocol 2.4).
-	interval = time.Second
-	maxQueue = 8 << 20 // bytes
+	interval  = time.Second
+	maxQueue  = 8 << 20  // bytes
+	blockSize = 64 << 10 // bytes; what is written at a time
 )
 
 // Config is what a [Writer] is made of.
@@ -66,9 +67,11 @@ type Writer struct {
 	stop chan struct{}
 	done chan struct{}
 
+	texts sync.Pool // of *bytes.Buffer, each for one line
+
 	mu     sync.Mutex // guards what follows
-	queue  []Record
-	queued int // bytes, about
+	queue  [][]byte   // blocks of whole lines
+	queued int        // bytes
 	closed bool
 	stats  Stats
 
@@ -76,7 +79,6 @@ type Writer struct {
 	file *os.File // nil = to be opened
 	size int64
 	told uint64 // of the lost ones, those that a line in the file tells of
-	text bytes.Buffer
 }
 
 // NewWriter makes a writer and starts it. It does not fail: a file that cannot be
@@ -96,24 +98,69 @@ func NewWriter(cfg Config) *Writer {
 // waits: when the queue is full the decision is lost, and counted.
 func (w *Writer) Add(d allocation.Decision) {
 	record, worth := FromDecision(d)
-	if !worth {
+	if !worth || !w.mayTake(1) {
 		return
 	}
-	size := d.Size()
+	text, ok := w.texts.Get().(*bytes.Buffer)
+	if !ok {
+		text = new(bytes.Buffer)
+	}
+	defer func() {
+		if text.Cap() <= blockSize {
+			text.Reset()
+			w.texts.Put(text)
+		}
+	}()
+	if appendRecord(text, record) != nil {
+		w.lose() // it is too long
+		return
+	}
+	w.enqueue(text.Bytes())
+}
+
+// room tells whether a line of so many bytes fits into the queue, and counts the
+// decision as lost if it does not. The caller holds mu.
+func (w *Writer) room(bytes int) bool {
+	fits := !w.closed && w.queued+bytes <= maxQueue
+	if !fits {
+		w.stats.Lost++
+	}
+	return fits
+}
+
+// mayTake is room for the caller that does not hold mu: in a flood no line is made
+// that has nowhere to go.
+func (w *Writer) mayTake(bytes int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || w.queued+size > maxQueue {
-		w.stats.Lost++
+	return w.room(bytes)
+}
+
+func (w *Writer) lose() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stats.Lost++
+}
+
+// enqueue copies a line into the queue if it fits.
+func (w *Writer) enqueue(line []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.room(len(line)) {
 		return
 	}
-	w.queue = append(w.queue, record)
-	w.queued += size
-	if len(w.queue) == 1 {
+	if n := len(w.queue); n == 0 || len(w.queue[n-1])+len(line) > blockSize {
+		w.queue = append(w.queue, make([]byte, 0, max(blockSize, len(line))))
+	}
+	last := &w.queue[len(w.queue)-1]
+	*last = append(*last, line...)
+	if w.queued == 0 {
 		select {
 		case w.wake <- struct{}{}:
 		default:
 		}
 	}
+	w.queued += len(line)
 }
 
 // Stats tells what has been done so far.
@@ -161,17 +208,21 @@ func (w *Writer) run() {
 // trouble. What cannot be written is lost.
 func (w *Writer) flush() {
 	w.mu.Lock()
-	records, lost, before := w.queue, w.stats.Lost, w.stats.Err
+	blocks, lost, before := w.queue, w.stats.Lost, w.stats.Err
 	w.queue, w.queued = nil, 0
 	w.mu.Unlock()
-	if len(records) == 0 && lost == w.told {
+	if len(blocks) == 0 && lost == w.told {
 		return
 	}
-	written, err := w.write(records, lost)
+	all := 0
+	for _, block := range blocks {
+		all += lines(block)
+	}
+	written, err := w.write(blocks, lost)
 
 	w.mu.Lock()
 	w.stats.Written += uint64(written)
-	w.stats.Lost += uint64(len(records) - written)
+	w.stats.Lost += uint64(all - written)
 	w.stats.Err = err
 	lost = w.stats.Lost
 	w.mu.Unlock()
@@ -183,62 +234,80 @@ func (w *Writer) flush() {
 	}
 }
 
-// write gives how many of the records are in the file. lost is how many were lost
-// before the first of them.
-func (w *Writer) write(records []Record, lost uint64) (written int, err error) {
+// lines counts the records in a block.
+func lines(block []byte) int { return bytes.Count(block, []byte{'\n'}) }
+
+// write gives how many records are in the file. lost is how many were lost before
+// the first of them.
+func (w *Writer) write(blocks [][]byte, lost uint64) (written int, err error) {
 	if err := w.open(); err != nil {
 		return 0, err
 	}
-	w.text.Reset()
-	defer func() {
-		if w.text.Cap() > maxLine { // after a flood
-			w.text = bytes.Buffer{}
-		}
-	}()
 	if lost > w.told {
-		if err := appendLine(&w.text, line{Version: Version, Time: time.Now().UTC(), Lost: lost - w.told}); err != nil {
+		var text bytes.Buffer
+		if err := appendLine(&text, line{Version: Version, Time: time.Now().UTC(), Lost: lost - w.told}); err != nil {
 			return 0, err
 		}
-	}
-	pending := 0 // records in text
-	for _, r := range records {
-		before := w.text.Len()
-		if appendRecord(&w.text, r) != nil {
-			continue // too long; it counts as lost
+		if _, err := w.put(text.Bytes()); err != nil {
+			return 0, err
 		}
-		if full := w.size+int64(w.text.Len()) > w.cfg.Limit/(keptFiles+1); full && w.size+int64(before) > 0 {
-			rest := bytes.Clone(w.text.Bytes()[before:])
-			w.text.Truncate(before)
-			if err := w.append(lost); err != nil {
-				return written, err
-			}
-			written, pending = written+pending, 0
-			if err := w.rotate(); err != nil {
-				return written, err
-			}
-			w.text.Write(rest)
+		w.told = lost
+	}
+	for _, block := range blocks {
+		n, err := w.put(block)
+		written += n
+		if err != nil {
+			return written, err
 		}
-		pending++
 	}
-	if err := w.append(lost); err != nil {
-		return written, err
-	}
-	return written + pending, nil
+	return written, nil
 }
 
-// append writes text and empties it. What was written in part is taken back.
-func (w *Writer) append(lost uint64) error {
-	if w.text.Len() == 0 {
-		return nil
+// put writes a block into as many files as it needs, and gives how many of its lines
+// are in them.
+func (w *Writer) put(block []byte) (written int, err error) {
+	for len(block) > 0 {
+		part, err := w.fitting(block)
+		if err == nil {
+			err = w.append(part)
+		}
+		if err != nil {
+			return written, err
+		}
+		written += lines(part)
+		block = block[len(part):]
 	}
-	if _, err := w.file.Write(w.text.Bytes()); err != nil {
+	return written, nil
+}
+
+// fitting gives the lines at the beginning of a block for which the file has room,
+// or a new one. A line that no file has room for stands in one of its own.
+func (w *Writer) fitting(block []byte) ([]byte, error) {
+	most := w.cfg.Limit / (keptFiles + 1)
+	if w.size > 0 && w.size+int64(bytes.IndexByte(block, '\n')) >= most {
+		if err := w.rotate(); err != nil {
+			return nil, err
+		}
+	}
+	room := most - w.size
+	if int64(len(block)) <= room {
+		return block, nil
+	}
+	end := bytes.IndexByte(block, '\n') + 1
+	if int64(end) < room {
+		end = bytes.LastIndexByte(block[:room], '\n') + 1
+	}
+	return block[:end], nil
+}
+
+// append writes text. What was written in part is taken back.
+func (w *Writer) append(text []byte) error {
+	if _, err := w.file.Write(text); err != nil {
 		_ = w.file.Truncate(w.size)
 		w.closeFile()
 		return err
 	}
-	w.size += int64(w.text.Len())
-	w.text.Reset()
-	w.told = lost
+	w.size += int64(len(text))
 	return nil
 }
 
@@ -280,9 +349,7 @@ func (w *Writer) endLine() error {
 	if last[0] == '\n' {
 		return nil
 	}
-	w.text.Reset()
-	w.text.WriteByte('\n')
-	return w.append(w.told)
+	return w.append([]byte{'\n'})
 }
 
 // rotate puts an empty file in the place of the full one.

@@ -129,38 +129,46 @@ func TestRotation(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "decisions.jsonl")
 	w := &Writer{cfg: Config{Path: path, Limit: 4000, Logger: slog.New(slog.DiscardHandler)}, wake: make(chan struct{}, 1)}
-	for i := range 100 {
-		w.Add(decision(i))
-		if i%7 == 0 { // batches begin and end anywhere in a file
-			w.flush()
-		}
-	}
-	w.flush()
-	w.closeFile()
-	if got := w.Stats(); got.Written != 100 || got.Err != nil {
-		t.Errorf("got %+v, want 100 written", got)
-	}
-	total := int64(0)
-	entries, err := os.ReadDir(filepath.Dir(path))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, entry := range entries {
-		info, err := entry.Info()
-		if err != nil {
+	var entries []os.DirEntry
+	flush := func() {
+		w.flush()
+		var err error
+		if entries, err = os.ReadDir(filepath.Dir(path)); err != nil {
 			t.Fatal(err)
 		}
-		total += info.Size()
+		for _, entry := range entries {
+			info, err := entry.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.Size() > 1000 {
+				t.Errorf("%s has %d bytes, want at most 1000", entry.Name(), info.Size())
+			}
+		}
 	}
-	if total > 4000 || len(entries) != 4 {
-		t.Errorf("%d bytes in %d files, want at most 4000 in 4", total, len(entries))
+	const all = 300
+	for i := range all {
+		d := decision(i)
+		d.Rule = strings.Repeat("r", i*13%61) // lines of many lengths
+		w.Add(d)
+		if i%7 == 0 && i%5 != 0 { // batches begin and end anywhere in a file, and may fill more than one
+			flush()
+		}
+	}
+	flush()
+	w.closeFile()
+	if got := w.Stats(); got.Written != all || got.Err != nil {
+		t.Errorf("got %+v, want %d written", got, all)
+	}
+	if len(entries) != 4 {
+		t.Errorf("%d files, want 4", len(entries))
 	}
 	got, problems := readAll(t, path)
 	if problems != nil {
 		t.Errorf("problems: %v", problems)
 	}
 	var want []string
-	for i := 100 - len(got); i < 100; i++ {
+	for i := all - len(got); i < all; i++ {
 		want = append(want, fmt.Sprint(i))
 	}
 	if diff := cmp.Diff(strings.Join(want, " "), numbers(got)); diff != "" || len(got) < 20 {

@@ -255,7 +255,7 @@ func (f *allocateFlags) show(cmd *cobra.Command, p *policy.Policy, requests []as
 			}
 			_ = printJSON(out, object) // out remembers what fails
 		case rows != nil:
-			rows.row(a.id(), fmt.Sprint(answer.Status), strings.TrimPrefix(answerText(answer), "refused: "), answer.Rule)
+			rows.row(a.id(), fmt.Sprint(answer.Status), said(answer), answer.Rule)
 		default:
 			if i > 0 {
 				fmt.Fprintln(out)

@@ -66,12 +66,20 @@ func shortHub(hub string) string { return strings.TrimSuffix(hub, azureHubs) }
 func answerText(a allocation.Answer) string {
 	switch a.Status {
 	case http.StatusOK:
-		return shortHub(a.Hub())
+		return said(a)
 	case http.StatusBadRequest:
-		return "refused: " + a.Refusal
+		return "refused: " + said(a)
 	default:
-		return fmt.Sprintf("%d: %s", a.Status, a.Refusal)
+		return fmt.Sprintf("%d: %s", a.Status, said(a))
 	}
+}
+
+// said is answerText where the status stands beside it.
+func said(a allocation.Answer) string {
+	if a.Status == http.StatusOK {
+		return shortHub(a.Hub())
+	}
+	return a.Refusal
 }
 
 // padded is text filled up to width characters.

@@ -21,8 +21,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/creack/pty"
-
 	"github.com/contoso/gatewayd/allocation"
 	"github.com/contoso/gatewayd/provisioning/dpslocal"
 )
@@ -375,12 +373,7 @@ func TestFailoverAsks(t *testing.T) {
 	}
 	t.Run("terminal", func(t *testing.T) {
 		t.Parallel()
-		keyboard, terminal, err := pty.Open()
-		if err != nil {
-			t.Skipf("no pseudo-terminal here: %v", err)
-		}
-		defer keyboard.Close()
-		defer terminal.Close()
+		keyboard, terminal := openTerminal(t)
 		w := newFailoverWorld(t)
 		w.answerAtSite(refuse)
 		p := w.start(terminal, "enrollment-group", "failover", failGroup, "--to", "site",

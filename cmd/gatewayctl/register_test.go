@@ -32,11 +32,7 @@ import (
 // TestRegisterOnATerminal registers several devices at a terminal: there is a
 // progress line, it is gone at the end, and the lines above it are whole.
 func TestRegisterOnATerminal(t *testing.T) {
-	keyboard, terminal, err := pty.Open()
-	if err != nil {
-		t.Skipf("no pseudo-terminal here: %v", err)
-	}
-	defer keyboard.Close()
+	keyboard, terminal := openTerminal(t)
 	if err := pty.Setsize(terminal, &pty.Winsize{Rows: 24, Cols: 60}); err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/creack/pty"
 	"github.com/spf13/cobra"
 
 	"github.com/contoso/gatewayd/provisioning/enrollment"
@@ -19,12 +18,7 @@ import (
 
 // TestConfirmInterrupted sees that Ctrl-C ends the question, and is no yes.
 func TestConfirmInterrupted(t *testing.T) {
-	keyboard, terminal, err := pty.Open()
-	if err != nil {
-		t.Skipf("no pseudo-terminal here: %v", err)
-	}
-	defer keyboard.Close()
-	defer terminal.Close()
+	_, terminal := openTerminal(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var asked bytes.Buffer

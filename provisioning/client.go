@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -209,6 +210,8 @@ func splitEndpoint(endpoint string) (host, port string, err error) {
 	host = endpoint
 	if split, number, err := net.SplitHostPort(endpoint); err == nil {
 		host, port = split, number
+	} else if strings.HasPrefix(endpoint, "[") && strings.HasSuffix(endpoint, "]") { // an IPv6 address as URLs have it
+		host = endpoint[1 : len(endpoint)-1]
 	}
 	_, badPort := strconv.ParseUint(port, 10, 16)
 	if port != "" && badPort != nil || !isHostName(host) && net.ParseIP(host) == nil {

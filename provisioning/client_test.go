@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/contoso/gatewayd/provisioning/internal/mqttrpc/mqttrpctest"
 )
 
 func TestRegister(t *testing.T) {
@@ -497,6 +499,9 @@ func TestNewRefusesABadConfiguration(t *testing.T) {
 		{"nothing", func(*Config) {}, ""},
 		{"an address", func(c *Config) { c.Endpoint = "127.0.0.1:8443" }, ""},
 		{"an IPv6 address", func(c *Config) { c.Endpoint = "[::1]:8443" }, ""},
+		{"an IPv6 address without a port", func(c *Config) { c.Endpoint = "::1" }, ""},
+		{"an IPv6 address in brackets", func(c *Config) { c.Endpoint = "[::1]" }, ""},
+		{"half a bracket", func(c *Config) { c.Endpoint = "[::1" }, `endpoint "[::1"`},
 		{"no endpoint", func(c *Config) { c.Endpoint = "" }, `endpoint ""`},
 		{"a URL", func(c *Config) { c.Endpoint = "https://dps.test" }, `endpoint "https://dps.test" is neither`},
 		{"no ID scope", func(c *Config) { c.IDScope = "" }, "ID scope"},
@@ -517,6 +522,58 @@ func TestNewRefusesABadConfiguration(t *testing.T) {
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
+		})
+	}
+}
+
+// TestIPv6Endpoints: each spelling leads to the address, over each transport by its own port.
+func TestIPv6Endpoints(t *testing.T) {
+	tests := []struct {
+		endpoint  string
+		transport Transport
+		want      string
+	}{
+		{"::1", TransportHTTPS, "[::1]:443"},
+		{"::1", TransportMQTTWS, "[::1]:443"},
+		{"::1", TransportMQTT, "[::1]:8883"},
+		{"[::1]", TransportHTTPS, "[::1]:443"},
+		{"[::1]", TransportMQTT, "[::1]:8883"},
+		{"[::1]:8443", TransportHTTPS, "[::1]:8443"},
+	}
+	for _, test := range tests {
+		t.Run(test.endpoint+" "+string(test.transport), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				service := newDPS(t, test.transport)
+				service.cfg.Endpoint = test.endpoint
+				_, err := service.client(t).Register(t.Context(), request())
+				if got := Verdict(err).Kind; got != "connection-refused" || service.network.Dials(test.want) == 0 {
+					t.Errorf("%s was dialled %d times and the end was %s (%v)", test.want, service.network.Dials(test.want), got, err)
+				}
+			})
+		})
+	}
+}
+
+// TestMQTTSomebodyElseAnswers: what does not speak MQTT is not the service, and no hiccup either.
+func TestMQTTSomebodyElseAnswers(t *testing.T) {
+	for _, transport := range []Transport{TransportMQTT, TransportMQTTWS} {
+		t.Run(string(transport), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				service := newDPS(t, transport)
+				asked := 0
+				service.mqtt.Connect = func(c *mqttrpctest.Client) int {
+					asked++
+					c.Raw([]byte("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"))
+					return -1
+				}
+				_, err := service.client(t).Register(t.Context(), request())
+				if got := kindName(err) + " " + Verdict(err).Kind; got != "*provisioning.UnreachableError not-dps" {
+					t.Errorf("got %s (%v)", got, err)
+				}
+				if asked != 1 {
+					t.Errorf("asked %d times, want 1", asked)
+				}
+			})
 		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -44,10 +45,7 @@ type httpsTransport struct {
 }
 
 func newHTTPSTransport(cfg Config, host, port string, secure *tls.Config, agent string) *httpsTransport {
-	authority := host
-	if port != "" {
-		authority = net.JoinHostPort(host, port)
-	}
+	authority := strings.TrimSuffix(net.JoinHostPort(host, port), ":") // with an IPv6 address in brackets
 	pool := &http.Transport{
 		DialContext:            cfg.DialContext,
 		TLSClientConfig:        secure,

@@ -61,7 +61,7 @@ type mqttSession struct {
 }
 
 // connect retries hiccups as go-retryablehttp does for HTTPS. A CONNACK is an answer and not a hiccup, and so is what
-// HTTP says to a WebSocket.
+// HTTP says to a WebSocket, and what is no MQTT.
 func (s *mqttSession) connect(ctx context.Context) (fresh bool, err error) {
 	if s.conn != nil && s.conn.Err() == nil {
 		return false, nil
@@ -80,6 +80,9 @@ func (s *mqttSession) connect(ctx context.Context) (fresh bool, err error) {
 		var upgrade *mqttrpc.UpgradeError
 		if errors.As(err, &upgrade) {
 			return false, refusedUpgrade(upgrade)
+		}
+		if errors.Is(err, mqttrpc.ErrNotMQTT) {
+			return false, fmt.Errorf("%w: %w", ErrNotService, err)
 		}
 		if ctx.Err() != nil || try == hiccupTries || !isHiccup(err) {
 			return false, err

@@ -96,8 +96,8 @@ type Conn struct {
 }
 
 // Connect dials, performs the TLS, WebSocket and MQTT handshakes and subscribes, all within ctx. A CONNACK that refuses
-// is a *[RefusedError], an HTTP answer that does not become a WebSocket an *[UpgradeError]; a failed dial or handshake is
-// returned as the network or TLS library gave it, wrapped.
+// is a *[RefusedError], an HTTP answer that does not become a WebSocket an *[UpgradeError], an answer that is no MQTT
+// [ErrNotMQTT]; a failed dial or handshake is returned as the network or TLS library gave it, wrapped.
 func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 	for _, text := range append([]string{cfg.ClientID, cfg.Username}, cfg.Filters...) {
 		if err := checkString(text); err != nil {
@@ -134,7 +134,7 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 		pending: make(map[string]chan Response),
 		done:    make(chan struct{}),
 	}
-	c.client = paho.NewClient(c.options(cfg, &guard{Conn: stream}, password))
+	c.client = paho.NewClient(c.options(cfg, &guard{Conn: stream, first: connackType}, password))
 	if err := c.handshake(ctx, cfg.Filters); err != nil {
 		c.Close()
 		return nil, err

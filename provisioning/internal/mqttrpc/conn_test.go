@@ -296,6 +296,14 @@ func TestConnectFailures(t *testing.T) {
 			want:   "connecting: ",
 		},
 		{
+			name: "HTTP in place of the CONNACK",
+			server: &mqttrpctest.Server{Connect: func(c *mqttrpctest.Client) int {
+				c.Raw([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+				return -1
+			}},
+			want: ErrNotMQTT.Error(),
+		},
+		{
 			name:   "code that does not exist",
 			server: &mqttrpctest.Server{Connect: func(*mqttrpctest.Client) int { return 77 }},
 			want:   "subscribing to $dps/registrations/res/#: ",

@@ -11,10 +11,16 @@ import (
 // this leaves room; MQTT itself would allow 256 MiB, which the library allocates as soon as a header announces it.
 const maxPacket = 256 << 10
 
+// ErrNotMQTT says that what answered does not speak MQTT: its first bytes are no CONNACK.
+var ErrNotMQTT = errors.New("what answered does not speak MQTT")
+
 var (
 	errPacketTooLong = errors.New("the server announced an MQTT packet of more than 256 KiB")
 	errBadPacket     = errors.New("the server sent a malformed MQTT packet")
 )
+
+// connackType is the packet type of CONNACK, which a server's first packet is.
+const connackType = 2
 
 // subackType is the packet type of SUBACK. The library indexes its list of filters by the codes in it without
 // looking whether there are as many, and would crash the process.
@@ -24,6 +30,7 @@ const subackType = 9
 // handed over. Only the library's reading goroutine calls Read.
 type guard struct {
 	net.Conn
+	first  byte // the type that the next packet must have; 0 for any
 	kind   byte // packet type, valid from state length on
 	state  guardState
 	length int // of the packet's rest, while it is being read
@@ -55,6 +62,10 @@ func (g *guard) scan(data []byte) error {
 		case atType:
 			g.kind, g.length, g.shift, g.state = data[0]>>4, 0, 0, atLength
 			data = data[1:]
+			if g.first != 0 && g.kind != g.first {
+				return ErrNotMQTT
+			}
+			g.first = 0
 		case atLength:
 			digit := data[0]
 			data = data[1:]

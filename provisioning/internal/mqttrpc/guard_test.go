@@ -45,6 +45,28 @@ func TestGuard(t *testing.T) {
 	}
 }
 
+// TestGuardFirstPacket: whoever does not begin with a CONNACK is told from a server of MQTT by the first byte.
+func TestGuardFirstPacket(t *testing.T) {
+	tests := []struct {
+		name string
+		data []byte
+		want error
+	}{
+		{"CONNACK", []byte{0x20, 2, 0, 0}, nil},
+		{"CONNACK, PINGRESP", []byte{0x20, 2, 0, 0, 0xd0, 0}, nil},
+		{"HTTP", []byte("HTTP/1.1 400 Bad Request\r\n"), ErrNotMQTT},
+		{"SSH", []byte("S"), ErrNotMQTT},
+		{"PINGRESP", []byte{0xd0, 0}, ErrNotMQTT},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := (&guard{first: connackType}).scan(test.data); !errors.Is(got, test.want) {
+				t.Errorf("got %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
 // FuzzGuard checks that what the guard lets pass is read by the library without harm.
 func FuzzGuard(f *testing.F) {
 	f.Add([]byte{0x20, 2, 0, 0})

@@ -42,7 +42,7 @@ func wrongUsage(cmd *cobra.Command, format string, args ...any) error {
 // is found here and not in the diagnosis of a registration.
 func printError(w io.Writer, err error) {
 	fmt.Fprintln(w, "gatewayctl:", err)
-	_, isPath := errors.AsType[*fs.PathError](err)
+	path, isPath := errors.AsType[*fs.PathError](err)
 	refused, isRefused := errors.AsType[*enrollment.ServiceError](err)
 	directoryNext, isDirectory := nextForDirectory(err)
 	switch {
@@ -62,6 +62,8 @@ func printError(w io.Writer, err error) {
 		fmt.Fprintln(w, "  Next: have headquarters send the file again, as an attachment and not as text in a mail.")
 	case errors.Is(err, sealedkeys.ErrIdentity):
 		fmt.Fprintln(w, "  Next: give the file that gatewayctl keys request made; if it is lost, make a new request with a new one.")
+	case isPath && path.Op == "write":
+		fmt.Fprintln(w, "  Next: check the path, that you may write there, and that the disk has room.")
 	case isPath:
 		fmt.Fprintln(w, "  Next: check the path, and that you may read the file.")
 	case errors.Is(err, provisioning.ErrCertificate):

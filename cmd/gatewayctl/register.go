@@ -235,8 +235,8 @@ func (f registerFlags) credentials() (func(*provisioning.Request), error) {
 	}
 }
 
-// grantedKeys opens a gateway's derived keys. Devices without one are refused
-// before any other is registered.
+// grantedKeys opens a gateway's derived keys. Keys of another service's, and devices
+// without one, are refused before any other is registered.
 func (f registerFlags) grantedKeys() (func(*provisioning.Request), error) {
 	identity, err := readIdentity(f.identity)
 	if err != nil {
@@ -245,6 +245,9 @@ func (f registerFlags) grantedKeys() (func(*provisioning.Request), error) {
 	grant, err := openSealed(f.derivedKeys, identity)
 	if err != nil {
 		return nil, err
+	}
+	if grant.IDScope != "" && !strings.EqualFold(grant.IDScope, f.idScope) {
+		return nil, fmt.Errorf("%s was granted for ID scope %s, and --id-scope is %s", f.derivedKeys, grant.IDScope, f.idScope)
 	}
 	granted := grant.Keys()
 	for _, id := range f.registrationIDs {

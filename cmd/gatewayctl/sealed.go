@@ -113,31 +113,43 @@ func replaceFile(path string, content []byte, mode fs.FileMode) error {
 	directory := filepath.Dir(path)
 	temporary, err := os.CreateTemp(directory, "."+filepath.Base(path)+"-*")
 	if err != nil {
-		return err
+		return unwritten(path, err)
 	}
 	defer os.Remove(temporary.Name()) // of no effect once it is renamed
 	_, err = temporary.Write(content)
 	err = errors.Join(err, temporary.Chmod(mode), temporary.Sync(), temporary.Close())
 	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+		return unwritten(path, err)
 	}
 	if err := os.Rename(temporary.Name(), path); err != nil {
-		return err
+		return unwritten(path, err)
 	}
 	return syncDirectory(directory)
 }
 
-// newSecretFile writes a file that must not be there yet, for its user alone.
+// newSecretFile writes a file that must not be there yet, for its user alone. What
+// a full disk cuts off does not stay, or it would be in the way of the next try.
 func newSecretFile(path, content string) error {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return unwritten(path, err)
 	}
 	_, err = io.WriteString(file, content)
 	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+		return errors.Join(unwritten(path, err), os.Remove(path))
 	}
 	return syncDirectory(filepath.Dir(path))
+}
+
+// unwritten names the file that was to be written, whatever the system failed at on
+// the way: it may have been one that nobody has heard of.
+func unwritten(path string, err error) error {
+	if failed, ok := errors.AsType[*fs.PathError](err); ok {
+		err = failed.Err
+	} else if failed, ok := errors.AsType[*os.LinkError](err); ok {
+		err = failed.Err
+	}
+	return &fs.PathError{Op: "write", Path: path, Err: err}
 }
 
 // syncDirectory makes a new name last.

@@ -60,7 +60,16 @@ func (b *Bus) forgetTraffic() {
 // judgement is what is wrong with the line by what was heard since it was last judged.
 func (b *Bus) judgement() []Diagnosis {
 	b.countErrors()
-	return judge(&b.habits.traffic, b.cfg.Driver, b.speed)
+	if b.search.sure {
+		return judge(&b.habits.traffic, b.cfg.Driver, b.speed.String())
+	}
+	all := judge(&b.habits.traffic, b.cfg.Driver, "the usual speeds")
+	for i := range all {
+		if all[i].Kind == WrongSpeed {
+			all[i].Next = "Set the speed and parity of the appliance's manual: it is none of the usual ones."
+		}
+	}
+	return all
 }
 
 // countErrors takes in what the port's driver has counted since the line was last judged. Of a driver that does not

@@ -152,7 +152,7 @@ func Diagnose(err error) *Diagnosis {
 }
 
 // judge says what is wrong with a line that was heard like this: nothing, one thing or several. at is its speed.
-func judge(t *traffic, driver Driver, at speed) []Diagnosis {
+func judge(t *traffic, driver Driver, at string) []Diagnosis {
 	if t.anotherMaster() {
 		// Whatever else was heard may be a collision with it.
 		return []Diagnosis{diagnosed(AnotherMaster, fmt.Sprintf("%s that this gateway did not send, for %s, and %s to them",
@@ -162,7 +162,7 @@ func judge(t *traffic, driver Driver, at speed) []Diagnosis {
 	if t.requests == 0 && t.burst < few {
 		return nil
 	}
-	if t.intact() == 0 {
+	if t.intact() == 0 && t.late == 0 {
 		return []Diagnosis{judgeDumb(t, driver, at)}
 	}
 	var all []Diagnosis
@@ -178,20 +178,32 @@ func judge(t *traffic, driver Driver, at speed) []Diagnosis {
 	}
 	if damaged+t.burst >= few && 50*(damaged+t.burst) >= t.intact() {
 		heard := fmt.Sprintf("%s, %d damaged", count(t.intact(), "good reply"), damaged)
-		at := slices.DeleteFunc(t.damagedAt(), func(u byte) bool { return slices.Contains(clashing, u) })
-		if len(at) > 0 {
-			heard += " at " + unitsInWords(at)
+		where := slices.DeleteFunc(t.damagedAt(), func(u byte) bool { return slices.Contains(clashing, u) })
+		if len(where) > 0 {
+			heard += " at " + unitsInWords(where)
 		}
 		all = append(all, diagnosed(NoisyLine, heard+unaskedInWords(t)+errorsInWords(t)))
 	}
-	if t.late >= few && 50*t.late >= t.intact() {
-		all = append(all, diagnosed(LateReplies, fmt.Sprintf("%s in time, %d too late", count(t.intact(), "reply"), t.late)))
+	slow := t.tooSlow()
+	if len(slow) > 0 || t.late >= few && 50*t.late >= t.intact() {
+		all = append(all, judgeLate(t, slow))
 	}
 	return all
 }
 
+// judgeLate is about replies after their time was over; slow are the units that need longer than they are given.
+func judgeLate(t *traffic, slow []byte) Diagnosis {
+	heard := fmt.Sprintf("%s in time, %d too late", count(t.intact(), "reply"), t.late)
+	if len(slow) == 0 {
+		return diagnosed(LateReplies, heard)
+	}
+	d := diagnosed(LateReplies, heard+"; too slow: "+unitsInWords(slow), slow...)
+	d.Next += " An appliance that thinks for so long needs a profile with a longer reply_timeout."
+	return d
+}
+
 // judgeDumb is about a line on which nobody gave an intact answer.
-func judgeDumb(t *traffic, driver Driver, at speed) Diagnosis {
+func judgeDumb(t *traffic, driver Driver, at string) Diagnosis {
 	const few = 3
 	asked := fmt.Sprintf("%s at %s", count(t.requests, "request"), at)
 	heard := fmt.Sprintf("%s: no good reply, bytes without a valid checksum after %d of them%s%s%s",
@@ -237,18 +249,29 @@ func clashes(t *traffic) []byte {
 		if h.damaged < 2 || 2*h.damaged < h.intact() || t.burst >= 3 {
 			continue
 		}
-		othersClean := good > 0 && 10*elsewhere <= good
+		// Where others are damaged too, noise alone can take half of a unit's few replies.
+		othersClean := good > 0 && (elsewhere == 0 || 10*elsewhere <= good && neverWell(h))
 		if othersClean || splitByFunction(h) {
 			all = append(all, unit)
 		}
 	}
 	for unit, h := range t.units {
-		if h.unsteady > 0 && !slices.Contains(all, unit) {
+		if h.unsteady > 0 && h.late == 0 && !slices.Contains(all, unit) {
 			all = append(all, unit)
 		}
 	}
 	slices.Sort(all)
 	return all
+}
+
+// neverWell reports whether one question was always answered with damage.
+func neverWell(h *heed) bool {
+	for _, f := range h.functions {
+		if f.damaged >= 2 && f.intact() == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // splitByFunction reports whether one question is always answered well and another one never: two equal appliances

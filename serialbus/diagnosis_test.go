@@ -99,6 +99,15 @@ func hearings(t *testing.T) []struct {
 		{"a clash beside noise", new().data(1, 3, 40).data(2, 3, 40).garbled(1, 3, 7, 7).garbled(2, 3, 7).garbled(7, 3, 7, 7, 7), []DiagnosisKind{AddressClash, NoisyLine}},
 		{"two polls may be an accident", new().data(1, 3, 4).heard(t, poll+reply).heard(t, poll), nil},
 		{"another master", new().data(1, 3, 4).garbled(1, 3, 7, 7, 7).heard(t, poll+reply).heard(t, poll+input).heard(t, poll+reply), []DiagnosisKind{AnotherMaster}},
+		{"nobody but one who is too late", func() *hearing { h := new().silent(1, 2, 3); h.late, h.of(3).late = 1, 1; return h }(), []DiagnosisKind{LateReplies}},
+		{"one who is too late each time", func() *hearing { h := new().data(1, 3, 400).silent(2, 2); h.late, h.of(2).late = 2, 2; return h }(), []DiagnosisKind{LateReplies}},
+		{"one who is too late once", func() *hearing { h := new().data(1, 3, 400).silent(2, 2); h.late, h.of(2).late = 1, 1; return h }(), nil},
+		{"an identity that changes, with replies too late", func() *hearing {
+			h := new().data(1, 3, 100).data(7, id, 4).silent(7)
+			h.late, h.of(7).late, h.of(7).unsteady = 1, 1, 1
+			return h
+		}(), []DiagnosisKind{LateReplies}},
+		{"noise that hits one address more often", new().data(1, 3, 40).data(10, id, 5).garbled(1, 3, 7, 9, 30).garbled(10, id, 40, 41, 40), []DiagnosisKind{NoisyLine}},
 		{"replies too late", func() *hearing { h := new().data(1, 3, 20); h.late = 3; return h }(), []DiagnosisKind{LateReplies}},
 	}
 }
@@ -107,7 +116,7 @@ func TestJudge(t *testing.T) {
 	for _, tc := range hearings(t) {
 		t.Run(tc.name, func(t *testing.T) {
 			var got []DiagnosisKind
-			for _, d := range judge(&tc.line.traffic, DriverModbusRTU, speed{19200, ParityEven, 1}) {
+			for _, d := range judge(&tc.line.traffic, DriverModbusRTU, "19200 8E1") {
 				got = append(got, d.Kind)
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
@@ -127,7 +136,7 @@ func TestDiagnosesRead(t *testing.T) {
 		}
 		fmt.Fprintln(&text)
 	}
-	at := speed{19200, ParityEven, 1}
+	const at = "19200 8E1"
 	for _, tc := range hearings(t) {
 		if len(tc.want) > 0 {
 			show(tc.name, judge(&tc.line.traffic, DriverModbusRTU, at))

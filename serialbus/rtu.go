@@ -16,6 +16,9 @@ import (
 // must not meet the next question (serial 4.4, 5.4).
 const afterUnanswered = 600 * time.Millisecond
 
+// longestLate is for how long after a request its reply is known as a late one. Only the diagnosis asks.
+const longestLate = 5 * time.Second
+
 // habits is what the master has learned of a line. It outlives the port: an adapter that is plugged in again finds the
 // same units on the same wires.
 type habits struct {
@@ -56,13 +59,14 @@ type rtu struct {
 	busy       time.Time          // when the last byte went over the line, in either direction
 	unanswered time.Time          // when the last request ended that nobody answered
 	rested     map[byte]time.Time // unit that did not answer → when it may be asked again
+	owed       map[byte]time.Time // unit that did not answer → when it was asked
 	latecomers []byte             // units whose reply came after its time was over; whoever reads it clears it
 }
 
 // newRTU returns a master for an open port.
 func newRTU(p port, t timing, h *habits, log *slog.Logger) *rtu {
 	// Nothing is known of the line before now, so its first rest begins here.
-	return &rtu{port: p, timing: t, habits: h, rested: make(map[byte]time.Time), busy: time.Now(), log: log}
+	return &rtu{port: p, timing: t, habits: h, rested: make(map[byte]time.Time), owed: make(map[byte]time.Time), busy: time.Now(), log: log}
 }
 
 // ask sends one request and returns the reply: intact, from that unit, for that request. It waits as long as a unit
@@ -90,9 +94,11 @@ func (m *rtu) askWithin(ctx context.Context, request []byte, wait time.Duration)
 	if errors.Is(err, ErrSilent) || ctx.Err() != nil {
 		m.unanswered = sent
 		m.rested[unit] = time.Now().Add(max(m.habits.waits.ceiling, afterUnanswered))
+		m.owed[unit] = sent
 	}
 	m.overhear(r)
 	if reply != nil {
+		delete(m.owed, unit)
 		m.learn(r, r.began.Sub(sent))
 	}
 	if ctx.Err() == nil && !isLost(err) {
@@ -230,7 +236,10 @@ func (m *rtu) overhear(r *receiver) {
 // its place.
 func (m *rtu) weigh(r *receiver, request []byte, sent time.Time) damage {
 	d := damage{delay: r.wasteAt.Sub(sent)}
-	late := func(unit byte) bool { return time.Now().Before(m.rested[unit]) }
+	late := func(unit byte) bool {
+		asked, owes := m.owed[unit]
+		return owes && time.Since(asked) < longestLate
+	}
 	for _, piece := range r.refuse {
 		d.length += m.habits.traffic.overheard(piece, request, late)
 	}

@@ -122,6 +122,9 @@ func TestLateReplyIsNotTakenForTheNext(t *testing.T) {
 		if err != nil || reply[4] != 2 {
 			t.Errorf("got % X, %v, want the second reply", reply, err)
 		}
+		if heard := &m.habits.traffic; heard.late != 1 || heard.strays != 0 {
+			t.Errorf("%d replies counted as late and %d as nobody's, want 1 and 0", heard.late, heard.strays)
+		}
 	})
 }
 

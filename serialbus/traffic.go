@@ -56,6 +56,7 @@ type heed struct {
 	tally
 	functions map[byte]*tally
 	unsteady  int // times that two readings of its identity differed
+	late      int // replies after their time was over
 }
 
 // damage is one reply without a valid checksum.
@@ -114,6 +115,7 @@ func (t *traffic) overheard(run, request []byte, late func(unit byte) bool) (gar
 			}
 		case late(f.unit):
 			t.late++
+			t.of(f.unit).late++
 		default:
 			t.strays++
 		}
@@ -151,6 +153,21 @@ func (t *traffic) damagedAt() []byte {
 	var units []byte
 	for _, unit := range slices.Sorted(maps.Keys(t.units)) {
 		if t.units[unit].damaged > 0 {
+			units = append(units, unit)
+		}
+	}
+	return units
+}
+
+// tooSlow returns the units, sorted, that answer, but not in the time they are given: never, or so often not that their
+// identity could not be read.
+func (t *traffic) tooSlow() []byte {
+	const few = 2
+	var units []byte
+	for _, unit := range slices.Sorted(maps.Keys(t.units)) {
+		h := t.units[unit]
+		never := h.intact() == 0 && (h.late >= few || h.late > 0 && t.intact() == 0)
+		if never || h.late > 0 && h.unsteady > 0 {
 			units = append(units, unit)
 		}
 	}

@@ -32,8 +32,11 @@ func usualSpeeds() []speed {
 }
 
 const (
-	// quickSearch bounds the wait at each address in the first round of a search; later ones wait as long as configured.
+	// quickSearch bounds the wait at each address in the first round of a search; later ones wait as long as configured,
+	// and so does the first where somebody was heard.
 	quickSearch = 100 * time.Millisecond
+	// slowProduct is that bound for products whose profile says that they think for long.
+	slowProduct = afterUnanswered
 	// searchAfter is how long a line must have been silent until its speed is searched again.
 	searchAfter = 10 * time.Minute
 )
@@ -57,7 +60,11 @@ func (b *Bus) findSpeed(ctx context.Context, p port) error {
 	if i := slices.Index(tries, b.speed); i > 0 {
 		tries = slices.Insert(slices.Delete(tries, i, i+1), 0, b.speed)
 	}
-	for wait := min(quickSearch, b.cfg.ReplyTimeout); ; wait = b.cfg.ReplyTimeout {
+	quick := quickSearch
+	if b.profile.replyTimeout > quickSearch {
+		quick = slowProduct
+	}
+	for wait := min(quick, b.cfg.ReplyTimeout); ; wait = b.cfg.ReplyTimeout {
 		s := speedSearch{bus: b, port: p, wait: wait, tries: tries}
 		first, err := s.round(ctx)
 		if err != nil {
@@ -118,7 +125,7 @@ func (s *speedSearch) round(ctx context.Context) (*place, error) {
 		}
 		for j, p := range order {
 			s.bus.search.left = time.Duration((len(s.tries)-i)*len(order)-j) * s.wait
-			answers, err := s.ask(ctx, m, p)
+			answers, err := s.ask(ctx, m, p, s.wait)
 			if err != nil {
 				return nil, err
 			}
@@ -143,14 +150,14 @@ func (s *speedSearch) round(ctx context.Context) (*place, error) {
 	return nil, nil
 }
 
-// allSpeeds asks one place at each speed.
+// allSpeeds asks one place at each speed, with all the patience there is.
 func (s *speedSearch) allSpeeds(ctx context.Context, p *place) (bool, error) {
 	for _, at := range s.tries {
 		m, err := s.master(at)
 		if err != nil {
 			return false, err
 		}
-		if answers, err := s.ask(ctx, m, p); answers || err != nil {
+		if answers, err := s.ask(ctx, m, p, s.bus.cfg.ReplyTimeout); answers || err != nil {
 			return answers, err
 		}
 	}
@@ -170,7 +177,7 @@ func (s *speedSearch) master(at speed) (*rtu, error) {
 }
 
 // ask asks one place for presence; an error ends the search. The first few places that answer in garbage are noted.
-func (s *speedSearch) ask(ctx context.Context, m *rtu, p *place) (answers bool, err error) {
+func (s *speedSearch) ask(ctx context.Context, m *rtu, p *place, wait time.Duration) (answers bool, err error) {
 	select {
 	case r := <-s.bus.requests:
 		r.answer(ErrNotFound)
@@ -180,7 +187,7 @@ func (s *speedSearch) ask(ctx context.Context, m *rtu, p *place) (answers bool, 
 		return false, err
 	}
 	s.bus.report(StepSpeed, int(p.unit))
-	_, err = m.askWithin(ctx, readRequest(p.unit, 0, 1), s.wait)
+	_, err = m.askWithin(ctx, readRequest(p.unit, 0, 1), wait)
 	const few = 3 // on a noisy line everybody does
 	switch {
 	case unlessRefused(err) == nil:

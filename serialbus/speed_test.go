@@ -90,6 +90,48 @@ func TestGarbageShowsWhereToAsk(t *testing.T) {
 	})
 }
 
+// TestSlowOnesAreFoundInTheFirstRound: where garbage came, and where the profile says that the product thinks for long.
+func TestSlowOnesAreFoundInTheFirstRound(t *testing.T) {
+	for _, tc := range []struct {
+		name, profile string
+		hush          bool
+	}{{"garbage", "", false}, {"a slow product", "nibe-modbus40", true}} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := &village{delays: map[byte]time.Duration{2: 450 * ms}, hush: tc.hush}
+				b, err := New(Config{
+					Port: "/dev/ttyTEST", Driver: DriverModbusRTU, Profile: tc.profile, Units: []byte{1, 2}, AutoBaud: true,
+					Rescan: maxTimeout, Recheck: maxTimeout,
+				}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				at := usualSpeeds()[1]
+				w := &wire{}
+				right := v.strictOn(w, at)
+				w.answer = func(request []byte) []burst {
+					replies := right(request)
+					if w.speed != at {
+						for i := range replies {
+							replies[i].after = 5 * ms
+						}
+					}
+					return replies
+				}
+				b.open = func() (port, error) { return w, nil }
+				result, err := b.survey(t.Context(), ScanOptions{Fast: true}, nil)
+				got := result.Findings
+				if err != nil || len(got) != 2 || got[0].Heard != HeardSilence || got[1].Heard == HeardSilence || got[1].Heard == HeardNoise {
+					t.Errorf("got %v, %v", briefly(got), err)
+				}
+				if b.speed != at {
+					t.Errorf("found %s, want %s", b.speed, at)
+				}
+			})
+		})
+	}
+}
+
 // TestNobodyAtAnySpeed is told once, and the search goes on until somebody is switched on.
 func TestNobodyAtAnySpeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -163,6 +205,9 @@ func TestSurveyOfASpeed(t *testing.T) {
 				var last Progress
 				result, err := b.survey(t.Context(), ScanOptions{Fast: true}, func(p Progress) { last = p })
 				got := result.Findings
+				if all := "10 requests at the usual speeds, no reply"; !tc.there && (len(result.Diagnoses) != 1 || result.Diagnoses[0].Heard != all) {
+					t.Errorf("diagnosed %v, want %q", result.Diagnoses, all)
+				}
 				if err != nil || len(got) != 2 || got[0].Heard != HeardSilence || got[1].Heard != tc.want && got[1].Heard != HeardNameless {
 					t.Errorf("got %v, %v", briefly(got), err)
 				}

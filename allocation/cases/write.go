@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/contoso/gatewayd/allocation"
 )
@@ -218,14 +219,16 @@ func tomlKey(name string) string {
 }
 
 // tomlText writes text between single quotes, where it stands as it is, as long
-// as it has none itself; JSON is unreadable otherwise.
+// as it has none itself and all of it can be seen; JSON is unreadable otherwise.
 func tomlText(text string) string {
-	if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\'' || r == '\ufffd' }) || !strings.Contains(text, `"`) {
+	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) || r == '\'' || r == '\ufffd' }) || !strings.Contains(text, `"`) {
 		return tomlBasic(text)
 	}
 	return "'" + text + "'"
 }
 
+// tomlBasic writes text between double quotes. What cannot be seen, or moves what can
+// be, is escaped: devices name themselves, and people read the file.
 func tomlBasic(text string) string {
 	var out strings.Builder
 	out.WriteByte('"')
@@ -234,8 +237,8 @@ func tomlBasic(text string) string {
 		case r == '"' || r == '\\':
 			out.WriteByte('\\')
 			out.WriteRune(r)
-		case r < ' ' || r == 0x7f:
-			fmt.Fprintf(&out, `\u%04X`, r)
+		case !unicode.IsPrint(r):
+			fmt.Fprintf(&out, `\U%08X`, r)
 		default:
 			out.WriteRune(r)
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -55,6 +56,11 @@ func TestRoundTrip(t *testing.T) {
 	var text bytes.Buffer
 	if err := Write(&text, collector.Cases); err != nil {
 		t.Fatal(err)
+	}
+	for _, r := range text.String() {
+		if r != '\n' && !unicode.IsPrint(r) {
+			t.Errorf("the file has %U, which nobody sees", r)
+		}
 	}
 	file, err := parse(text.String())
 	if err != nil {
@@ -142,6 +148,7 @@ func TestSecretsStayMasked(t *testing.T) {
 func FuzzWrite(f *testing.F) {
 	f.Add("a", "room", "Break room 499", "No.")
 	f.Add("it's \"quoted\"", "", "\\ \x00 \x7f \r\n", "'''")
+	f.Add("\u202e\u0085", "\ufeff", "\ufffe \U0010ffff \U000e0001", "a\u200bb")
 	f.Fuzz(func(t *testing.T, name, column, text, refusal string) {
 		if !utf8.ValidString(name+"|"+column+"|"+text+"|"+refusal) || name == "" || len(name) > maxName || strings.ContainsAny(name, "\r\n") {
 			return

@@ -39,6 +39,7 @@ file, line and column. It asks the policy nothing; gatewayctl policy test does t
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			out := &output{to: cmd.OutOrStdout()}
 			wrong := false
 			for _, path := range args {
 				loaded, err := loadPolicy(path)
@@ -47,12 +48,12 @@ file, line and column. It asks the policy nothing; gatewayctl policy test does t
 					wrong = true
 					continue
 				}
-				describePolicy(cmd.OutOrStdout(), loaded)
+				describePolicy(out, loaded)
 			}
 			if wrong {
 				return errReported
 			}
-			return nil
+			return out.err
 		},
 	}
 }
@@ -108,6 +109,7 @@ func (f *policyTestFlags) run(cmd *cobra.Command, paths []string) error {
 	if err != nil {
 		return err
 	}
+	out := &output{to: cmd.OutOrStdout()}
 	whole := &cases.Report{}
 	unreached := map[string]int{}
 	for _, path := range paths {
@@ -119,9 +121,7 @@ func (f *policyTestFlags) run(cmd *cobra.Command, paths []string) error {
 		if err != nil {
 			return err
 		}
-		if err := f.show(cmd.OutOrStdout(), report); err != nil {
-			return err
-		}
+		f.show(out, report)
 		if f.junit != "" {
 			if err := f.writeJUnit(report); err != nil {
 				return err
@@ -138,20 +138,18 @@ func (f *policyTestFlags) run(cmd *cobra.Command, paths []string) error {
 			whole.Unreached = append(whole.Unreached, rule)
 		}
 	}
-	return f.finish(cmd, whole)
+	return f.finish(cmd, out, whole)
 }
 
 // show prints what came of one file.
-func (f *policyTestFlags) show(out io.Writer, report *cases.Report) error {
+func (f *policyTestFlags) show(out io.Writer, report *cases.Report) {
 	for i := range report.Results {
 		result := &report.Results[i]
 		if f.quiet && result.Passed() {
 			continue
 		}
 		if f.output == "json" {
-			if err := printJSON(out, newCaseRow(report.File, result)); err != nil {
-				return err
-			}
+			_ = printJSON(out, newCaseRow(report.File, result)) // out remembers what fails
 			continue
 		}
 		verdict := "pass"
@@ -166,7 +164,6 @@ func (f *policyTestFlags) show(out io.Writer, report *cases.Report) error {
 			fmt.Fprintf(out, "      %s\n", printable(failure))
 		}
 	}
-	return nil
 }
 
 // caseRow is a case's outcome as -o json shows it.
@@ -192,7 +189,7 @@ func (f *policyTestFlags) writeJUnit(report *cases.Report) error {
 }
 
 // finish prints the summary and the coverage, and says how it ended.
-func (f *policyTestFlags) finish(cmd *cobra.Command, whole *cases.Report) error {
+func (f *policyTestFlags) finish(cmd *cobra.Command, out *output, whole *cases.Report) error {
 	var total time.Duration
 	for i := range whole.Results {
 		total += whole.Results[i].Duration
@@ -203,7 +200,7 @@ func (f *policyTestFlags) finish(cmd *cobra.Command, whole *cases.Report) error 
 		summary += fmt.Sprintf("; %d of %s reached", len(whole.Rules)-len(whole.Unreached), counted(len(whole.Rules), "rule"))
 	}
 	if f.output == "text" {
-		fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", summary)
+		fmt.Fprintf(out, "\n%s\n", summary)
 	} else if failed > 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "gatewayctl: %s\n", summary)
 	}
@@ -218,7 +215,10 @@ func (f *policyTestFlags) finish(cmd *cobra.Command, whole *cases.Report) error 
 		}
 		fmt.Fprintf(cmd.ErrOrStderr(), "gatewayctl: %sno case reached %s\n", kind, strings.Join(names, ", "))
 	}
-	if failed > 0 || f.requireCoverage && len(whole.Unreached) > 0 {
+	switch {
+	case out.err != nil:
+		return fmt.Errorf("not every outcome could be shown: %w", out.err)
+	case failed > 0, f.requireCoverage && len(whole.Unreached) > 0:
 		return errReported
 	}
 	return nil

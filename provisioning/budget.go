@@ -49,7 +49,7 @@ func NewBudget(registersPerMinute, pollsPerSecond float64, from BudgetState) (*B
 		{"PollsPerSecond", "polls per second", pollsPerSecond},
 	} {
 		if !(budget.value > 0) || math.IsInf(budget.value, 0) {
-			problem := fmt.Sprintf("a budget of %v %s lets nothing through; give a number above 0", budget.value, budget.unit)
+			problem := fmt.Sprintf("a budget of %v %s makes no sense; give a number above 0", budget.value, budget.unit)
 			return nil, &ConfigError{Field: budget.field, Problem: problem}
 		}
 	}

@@ -50,6 +50,9 @@ func (f *keysGrantFlags) run(cmd *cobra.Command, path string) error {
 	if f.groupKeyFile == "" || f.output == "" {
 		return wrongUsage(cmd, "--group-key-file and --output are needed")
 	}
+	if f.idScope != "" && !idScopeShape.MatchString(f.idScope) {
+		return wrongUsage(cmd, "--id-scope %s", noIDScope)
+	}
 	if err := refuseSameFile(cmd, "--output", f.output, "the group's key", f.groupKeyFile); err != nil {
 		return err
 	}

@@ -31,6 +31,9 @@ const (
 // this finds the portal's other names and the letter O, not more.
 var idScopeShape = regexp.MustCompile(`^(?i:0ne)[0-9A-Za-z]{1,61}$`)
 
+// noIDScope says what is wrong with what has another shape.
+const noIDScope = "does not look like one: the digit 0, then ne, then letters and digits, such as 0ne00002193; it stands on the overview page of the provisioning service"
+
 // transports are those of the client.
 var transports = []provisioning.Transport{provisioning.TransportAuto, provisioning.TransportHTTPS, provisioning.TransportMQTTWS, provisioning.TransportMQTT}
 
@@ -149,7 +152,7 @@ func (f registerFlags) check(cmd *cobra.Command) error {
 	case f.idScope == "":
 		return wrongUsage(cmd, "--id-scope is missing; it stands on the overview page of the provisioning service")
 	case !idScopeShape.MatchString(f.idScope):
-		return wrongUsage(cmd, "--id-scope does not look like one: the digit 0, then ne, then letters and digits, such as 0ne00002193; it stands on the overview page of the provisioning service")
+		return wrongUsage(cmd, "--id-scope %s", noIDScope)
 	case strings.Contains(f.endpoint, "/"):
 		return wrongUsage(cmd, "--endpoint %q is a URL; give only the host, or host:port", f.endpoint)
 	case len(f.registrationIDs) == 0:

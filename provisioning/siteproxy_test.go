@@ -5,6 +5,7 @@ package provisioning_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -47,14 +48,30 @@ func tinyproxy(t *testing.T) string {
 	if err != nil {
 		t.Fatalf("PEERS=1, but there is no tinyproxy: %v", err)
 	}
+	for try := 1; ; try++ {
+		address, err := startTinyproxy(t, program)
+		if err == nil {
+			return address
+		}
+		if try == 5 {
+			t.Fatal(err)
+		}
+	}
+}
+
+// startTinyproxy runs one on a port that is free. As it takes no listener, another process may have the port before it
+// does: then it ends, and that is the error.
+func startTinyproxy(t *testing.T, program string) (address string, err error) {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := listener.Addr().(*net.TCPAddr)
-	_ = listener.Close() // tinyproxy takes no listener, so its port is free for a moment
+	port := listener.Addr().(*net.TCPAddr).Port
+	address = listener.Addr().String()
+	_ = listener.Close()
 	file := filepath.Join(t.TempDir(), "tinyproxy.conf")
-	text := fmt.Sprintf("Port %d\nListen 127.0.0.1\nTimeout 60\nMaxClients 50\nAllow 127.0.0.1\nBasicAuth gateway Pa55\n", address.Port)
+	text := fmt.Sprintf("Port %d\nListen 127.0.0.1\nTimeout 60\nMaxClients 50\nAllow 127.0.0.1\nBasicAuth gateway Pa55\n", port)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -64,24 +81,42 @@ func tinyproxy(t *testing.T) string {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		<-ended
 		if t.Failed() {
 			t.Log(output.String())
 		}
 	})
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		conn, err := net.Dial("tcp", address.String())
-		if err == nil {
-			_ = conn.Close()
-			return address.String()
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); {
+		if isTinyproxy(address) {
+			return address, nil
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("tinyproxy does not listen at %s", address)
+		select {
+		case <-ended:
+			return "", fmt.Errorf("tinyproxy ended: %s", output.String())
+		case <-time.After(10 * time.Millisecond):
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
+	return "", fmt.Errorf("tinyproxy does not listen at %s", address)
+}
+
+// isTinyproxy tells whether it is tinyproxy that answers at an address.
+func isTinyproxy(address string) bool {
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second)) // it is asked again
+	_, _ = io.WriteString(conn, "GET http://dps.test/ HTTP/1.0\r\n\r\n")
+	answer, _ := io.ReadAll(io.LimitReader(conn, 4096))
+	return strings.Contains(string(answer), "tinyproxy")
 }
 
 // TestTinyproxy registers through a proxy that nobody here wrote, and goes on to the hub through it.

@@ -327,7 +327,7 @@ func (t *thinking) end() {
 func (x *expression) eval(e *evaluation) (ref.Val, error) {
 	t := &e.think
 	if t.ctx == nil {
-		t.ctx, t.cancel = context.WithTimeoutCause(e.ctx, maxThinking, fmt.Errorf("it took longer than %s", maxThinking))
+		t.ctx, t.cancel = context.WithTimeoutCause(e.ctx, e.policy.thinking, fmt.Errorf("it took longer than %s", e.policy.thinking))
 	}
 	if err := t.ctx.Err(); err != nil {
 		return nil, e.trouble(x.at, context.Cause(t.ctx))

@@ -63,7 +63,7 @@ func (c *checker) policy(root *node) *Policy {
 			c.directory(key.value, key.at)
 		}
 	}
-	p := &Policy{name: c.name, source: c.source, use: c.use, columns: c.columnNames()}
+	p := &Policy{name: c.name, source: c.source, use: c.use, columns: c.columnNames(), thinking: maxThinking}
 	rules := root.get("rule")
 	switch {
 	case rules == nil:

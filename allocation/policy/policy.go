@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/contoso/gatewayd/allocation"
 )
@@ -21,6 +22,8 @@ type Policy struct {
 	rules   []rule
 	use     allocation.DirectoryUse
 	columns []string // of use, sorted, so that of two troubles always the same is told
+
+	thinking time.Duration // what the expressions of one decision may take
 }
 
 // rule is one [[rule]] of the file.

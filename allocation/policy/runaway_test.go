@@ -8,6 +8,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"cel.dev/cel-go/cel"
 
@@ -82,6 +83,24 @@ func TestRunawayTogether(t *testing.T) {
 		if got := ask(t, p, allocation.Question{Request: largePayload(t)}); !strings.Contains(got, test.want) {
 			t.Errorf("%d rules: got %s, want %s", test.rules, got, test.want)
 		}
+	}
+}
+
+// TestRunawayTime: expressions have a second, and what takes longer is trouble.
+func TestRunawayTime(t *testing.T) {
+	t.Parallel()
+	p := mustParse(t, "[[rule]]\nwhen = 'payload.list.all(a, a == 0)'\nrefuse = \"yes\"\n[[rule]]\nrefuse = \"no\"\n")
+	p.thinking = time.Nanosecond
+	want := "trouble: policy.toml:2:8: rule 1: it took longer than 1ns"
+	if got := ask(t, p, allocation.Question{Request: largePayload(t)}); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	fresh, err := Parse("policy.toml", []byte("[[rule]]\nrefuse = \"no\"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fresh.thinking != time.Second {
+		t.Errorf("a policy has %s for its expressions, want a second", fresh.thinking)
 	}
 }
 

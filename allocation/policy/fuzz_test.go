@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/contoso/gatewayd/allocation"
@@ -29,6 +30,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, source []byte) {
 		p, err := Parse("policy.toml", source)
 		if err == nil {
+			p.thinking = time.Hour // as in mustParse
 			checkAnswer(t, p, allocation.Question{Request: mustRequest(t, fullRequest), Device: fullRow})
 			return
 		}

@@ -102,28 +102,38 @@ func wait(ctx context.Context, args []string) error {
 	return nil
 }
 
-// split cuts a line into words; a name with spaces stands between double quotes.
+// split cuts a line into words; a name with spaces stands between double quotes, alone or as part of a word: "a b"/1.
 func split(line string) ([]string, error) {
 	var words []string
-	for {
-		line = strings.TrimLeft(line, " \t")
-		if line == "" {
-			return words, nil
+	var word strings.Builder
+	begun, quoted := false, false
+	for i := range len(line) {
+		switch c := line[i]; {
+		case c == '"':
+			begun, quoted = true, !quoted
+		case quoted || c != ' ' && c != '\t':
+			begun = true
+			word.WriteByte(c)
+		case begun:
+			words, begun = append(words, word.String()), false
+			word.Reset()
 		}
-		if line[0] != '"' {
-			end := strings.IndexAny(line, " \t")
-			if end < 0 {
-				end = len(line)
-			}
-			words, line = append(words, line[:end]), line[end:]
-			continue
-		}
-		end := strings.IndexByte(line[1:], '"')
-		if end < 0 {
-			return nil, errors.New(`a " has no end`)
-		}
-		words, line = append(words, line[1:1+end]), line[end+2:]
 	}
+	if quoted {
+		return nil, errors.New(`a " has no end`)
+	}
+	if begun {
+		words = append(words, word.String())
+	}
+	return words, nil
+}
+
+// typed is a name as it is typed in a command.
+func typed(name string) string {
+	if strings.ContainsAny(name, " \t") {
+		return `"` + name + `"`
+	}
+	return name
 }
 
 // line returns the line of a name.
@@ -133,7 +143,7 @@ func (m *sim) line(name string) (*serialbustest.Line, error) {
 		if l.Name() == name {
 			return l, nil
 		}
-		names = append(names, l.Name())
+		names = append(names, typed(l.Name()))
 	}
 	return nil, fmt.Errorf("there is no line %q; there are %s", name, strings.Join(names, ", "))
 }
@@ -180,7 +190,7 @@ func (m *sim) target(text string) (l *serialbustest.Line, units []int, one bool,
 func (m *sim) single(text string) (*serialbustest.Line, int, error) {
 	l, units, one, err := m.target(text)
 	if err == nil && !one {
-		err = fmt.Errorf("%s has units %s; write %s/UNIT", l.Name(), unitsText(l.Units()), l.Name())
+		err = fmt.Errorf("%s has units %s; write %s/UNIT", l.Name(), unitsText(l.Units()), typed(l.Name()))
 	}
 	if err != nil {
 		return nil, 0, err

@@ -9,10 +9,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,6 +22,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"github.com/contoso/gatewayd/serialbus/serialbustest"
 )
 
 func TestMain(m *testing.M) {
@@ -209,6 +213,49 @@ func TestSession(t *testing.T) {
 	}
 	if got := s.say("stats"); !strings.HasPrefix(got, "heatpumps1: requests=5 ") {
 		t.Error(got)
+	}
+}
+
+// TestTimedCommandsKeepTheirOrder however late the program gets to them.
+func TestTimedCommandsKeepTheirOrder(t *testing.T) {
+	var timed []serialbustest.Timed
+	want := ""
+	for i := range 20 {
+		timed = append(timed, serialbustest.Timed{After: serialbustest.Duration(time.Millisecond), Do: fmt.Sprint("fly", i)})
+		want += fmt.Sprintf("error: there is no command \"fly%d\"; help lists them\n", i)
+	}
+	quit := serialbustest.Timed{After: serialbustest.Duration(2 * time.Millisecond), Do: "quit"}
+	timed = slices.Insert(timed, 3, quit) // where it is written does not matter
+	var out bytes.Buffer
+	if err := (&sim{out: &out}).obey(t.Context(), timed, strings.NewReader("")); err != nil {
+		t.Fatal(err)
+	}
+	if got := out.String(); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+func TestSplit(t *testing.T) {
+	for _, tc := range []struct{ name, line, want string }{
+		{"words", "get boiler 1", "[get boiler 1]"},
+		{"tabs and spaces around", " \tget\t \tboiler ", "[get boiler]"},
+		{"a name with spaces", `unplug "boiler room"`, "[unplug boiler room]"},
+		{"a unit behind it", `get "boiler room"/3 state`, "[get boiler room/3 state]"},
+		{"quotes around all of it", `get "boiler room/3" state`, "[get boiler room/3 state]"},
+		{"nothing between quotes", `set 1 state ""`, "[set 1 state ]"},
+		{"no end", `get "boiler`, `a " has no end`},
+		{"empty", " ", "[]"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			words, err := split(tc.line)
+			got := fmt.Sprint(words)
+			if err != nil {
+				got = err.Error()
+			}
+			if got != tc.want {
+				t.Errorf("got %s, want %s", got, tc.want)
+			}
+		})
 	}
 }
 

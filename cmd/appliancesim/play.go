@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -80,10 +82,19 @@ func (m *sim) obey(ctx context.Context, timed []serialbustest.Timed, stdin io.Re
 			return false
 		}
 	}
-	for _, t := range timed {
-		timer := time.AfterFunc(time.Duration(t.After), func() { give(t.Do) })
-		defer timer.Stop()
-	}
+	go func() {
+		begun := time.Now()
+		for _, t := range inTime(timed) {
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Until(begun.Add(time.Duration(t.After)))):
+			}
+			if !give(t.Do) {
+				return
+			}
+		}
+	}()
 	go func() { // it ends with the process if the input never does
 		for input := bufio.NewScanner(stdin); input.Scan(); {
 			if !give(input.Text()) {
@@ -105,6 +116,13 @@ func (m *sim) obey(ctx context.Context, timed []serialbustest.Timed, stdin io.Re
 			}
 		}
 	}
+}
+
+// inTime sorts commands by their time; those of one time stay as they were written.
+func inTime(timed []serialbustest.Timed) []serialbustest.Timed {
+	sorted := slices.Clone(timed)
+	slices.SortStableFunc(sorted, func(a, b serialbustest.Timed) int { return cmp.Compare(a.After, b.After) })
+	return sorted
 }
 
 // answer shows what came of a command.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // mostUnderAttack is what gatewayd may take at its most, in KiB: half of its unit's
@@ -39,7 +40,7 @@ func TestUnderAttack(t *testing.T) {
 	}
 	url, pid := startGatewayd(t)
 	slow := func(arguments ...string) []string {
-		return append([]string{"slowhttptest", "-c", "1000", "-r", "300", "-i", "2", "-l", "20"}, arguments...)
+		return append([]string{"slowhttptest", "-c", "1000", "-r", "300", "-i", "2", "-l", "300"}, arguments...)
 	}
 	const key = "?code=" + fuzzKey
 	for _, attack := range []struct {
@@ -49,12 +50,12 @@ func TestUnderAttack(t *testing.T) {
 
 		connections int // that show that the attack is under way; 0 where none stays
 	}{
-		{"slow headers", slow("-H", "-u", url), http.StatusOK, 500},
+		{"slow headers", slow("-H", "-u", url), http.StatusOK, 300},
 		{"slow bodies without a key", slow("-B", "-s", "200000", "-t", "POST", "-u", url), http.StatusOK, 0},
 		{"slow bodies with a key", slow("-B", "-s", "200000", "-t", "POST", "-u", url+key), http.StatusServiceUnavailable, 250},
-		{"slow reading", slow("-X", "-w", "1", "-y", "2", "-n", "1", "-z", "1", "-k", "3", "-u", url+key), http.StatusOK, 500},
-		{"flood without a key", []string{"ab", "-q", "-c", "100", "-n", "10000000", "-t", "20", "-p", request, url}, http.StatusOK, 50},
-		{"flood with a key", []string{"ab", "-q", "-k", "-c", "100", "-n", "10000000", "-t", "20", "-p", request, url + key}, http.StatusOK, 50},
+		{"slow reading", slow("-X", "-w", "1", "-y", "2", "-n", "1", "-z", "1", "-k", "3", "-u", url+key), http.StatusOK, 300},
+		{"flood without a key", []string{"ab", "-q", "-c", "100", "-n", "10000000", "-t", "300", "-p", request, url}, http.StatusOK, 50},
+		{"flood with a key", []string{"ab", "-q", "-k", "-c", "100", "-n", "10000000", "-t", "300", "-p", request, url + key}, http.StatusOK, 50},
 	} {
 		t.Run(attack.name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
@@ -68,11 +69,12 @@ func TestUnderAttack(t *testing.T) {
 			// attack builds up and then 1,000 times.
 			transport := &http.Transport{DisableKeepAlives: true}
 			statuses, asked := map[int]int{}, 0
+			limit := time.Now().Add(3 * time.Minute)
 			for under := 0; under < 1000; asked++ {
 				if under > 0 || openFiles(t, pid) > attack.connections {
 					under++
 				}
-				if asked > 50_000 {
+				if under == 0 && time.Now().After(limit) {
 					t.Fatal("the attack does not begin")
 				}
 				response, err := (&http.Client{Transport: transport}).Post(url+key, "application/json", strings.NewReader(string(body)))

@@ -165,7 +165,7 @@ func runUntilCleanup(t *testing.T, run func(context.Context) error) {
 // until waits until the appliance satisfies the condition.
 func (e *endToEnd) until(t *testing.T, id, what string, condition func(Status) bool) Status {
 	t.Helper()
-	limit := time.After(time.Minute)
+	limit := time.After(3 * time.Minute)
 	for {
 		changed := e.gateway.Changed()
 		for _, a := range e.gateway.Snapshot() {

@@ -278,16 +278,17 @@ func TestSlowPostgres(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n := backends(t, config, "TRUE"); n > postgresConnections {
-		t.Errorf("%d connections are open", n)
-	}
+	eventually(t, "too many connections are open", func() bool { // those that were given up take a moment
+		return backends(t, config, "backend_type = 'client backend'") <= postgresConnections
+	})
 	eventually(t, "statements go on at the server", func() bool { return backends(t, config, "state = 'active'") == 0 })
 
 	execute(t, config, "UPDATE speed SET slow = false")
 	eventually(t, "the directory does not come back", func() bool { _, body := ask(retry, "a"); return body == assigned })
-	if status, body := ask(instead, "nobody"); status != 400 || body != "unknown" {
-		t.Errorf("got %d %s, want the refusal", status, body)
-	}
+	eventually(t, "a device without a row is not refused", func() bool { // a loaded server may be slow once more
+		status, body := ask(instead, "nobody")
+		return status == 400 && body == "unknown"
+	})
 }
 
 // TestStoppedPostgres: the server goes and comes back, over the whole webhook.
@@ -305,9 +306,7 @@ func TestStoppedPostgres(t *testing.T) {
 	fill(t, config, ImportOptions{}, "registration_id,hub", "a,h1")
 	d := open(t, config)
 	retry, instead := webhook(d, allocation.DirectoryRetry), webhook(d, allocation.DirectoryDefault)
-	if _, body := ask(retry, "a"); body != assigned {
-		t.Fatalf("got %s", body)
-	}
+	eventually(t, "the directory does not answer", func() bool { _, body := ask(retry, "a"); return body == assigned })
 	own.stop()
 	for range 50 {
 		if status, body := ask(retry, "a"); status != 503 {
@@ -337,9 +336,8 @@ func TestStallingPostgres(t *testing.T) {
 	way := newWay(t, filepath.Join(peer.dir, ".s.PGSQL.5432"))
 	d := open(t, Config{URL: strings.Replace(config.URL, "host="+peer.dir, "host="+way.dir, 1)})
 	retry := webhook(d, allocation.DirectoryRetry)
-	if _, body := ask(retry, "a"); body != assigned {
-		t.Fatalf("got %s", body)
-	}
+	eventually(t, "the directory does not answer", func() bool { _, body := ask(retry, "a"); return body == assigned })
+	before := way.most()
 	way.stall(true)
 	var all sync.WaitGroup
 	for range 200 {
@@ -350,17 +348,17 @@ func TestStallingPostgres(t *testing.T) {
 		})
 	}
 	all.Wait()
-	way.stall(false)
-	eventually(t, "the directory does not come back", func() bool { _, body := ask(retry, "a"); return body == assigned })
-	if n := way.most(); n > 4*postgresConnections {
+	if n := way.most() - before; n > 4*postgresConnections {
 		t.Errorf("%d connections were made", n)
 	}
+	way.stall(false)
+	eventually(t, "the directory does not come back", func() bool { _, body := ask(retry, "a"); return body == assigned })
 }
 
 // eventually waits for what another program will have done in a moment.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for range 600 {
+	for range 3600 { // 3 minutes at the least; only a fault takes so long
 		if done() {
 			return
 		}

@@ -104,7 +104,7 @@ func (s *server) start() error {
 		return err
 	}
 	defer db.Close()
-	for range 300 {
+	for range 3600 {
 		if err = db.PingContext(context.Background()); err == nil {
 			return nil
 		}

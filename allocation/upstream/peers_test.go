@@ -78,6 +78,9 @@ func TestNode(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
+			if test.timeout == 0 {
+				test.timeout = MaxTimeout
+			}
 			client, err := New(Config{URL: base + test.function, Key: parseKey(t, test.key), Timeout: test.timeout, Proxy: noProxy})
 			if err != nil {
 				t.Fatal(err)

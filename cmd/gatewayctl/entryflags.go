@@ -64,7 +64,7 @@ func (f *entryFlags) add(cmd *cobra.Command) {
 	set.StringArrayVar(&f.hubs, "hub", nil, "host `name` of a linked hub; once for each, and \"\" for all linked hubs")
 	set.StringVar(&f.webhookURL, "webhook-url", "", "`URL` of the allocation webhook; other users of this machine can see it, so prefer a file if it carries a key")
 	set.StringVar(&f.webhookURLFile, "webhook-url-file", "", "`file` with the URL of the allocation webhook")
-	set.StringVar(&f.webhookAPIVersion, "webhook-api-version", webhookAPIVersion, "`version` of the requests to the webhook")
+	set.StringVar(&f.webhookAPIVersion, "webhook-api-version", webhookAPIVersion, "`version` of the requests to the webhook; an update that does not name it leaves it alone")
 	set.StringVar(&f.reprovisionPolicy, "reprovision-policy", "", "migrate, reset or never")
 	set.StringVar(&f.provisioningStatus, "provisioning-status", "", "enabled or disabled")
 	set.StringVar(&f.initialTwin, "initial-twin", "", "`JSON` object with the tags and desired properties of a new device")
@@ -169,8 +169,12 @@ func (c change) apply(e *enrollment.Entry) error {
 		return err
 	}
 	if f.hasWebhook() {
+		version := f.webhookAPIVersion
+		if before := e.CustomAllocation; before != nil && before.APIVersion != "" {
+			version = before.APIVersion // a new key in the URL changes nothing else
+		}
 		e.AllocationPolicy = enrollment.Custom
-		e.CustomAllocation = &enrollment.CustomAllocation{WebhookURL: c.webhook, APIVersion: f.webhookAPIVersion}
+		e.CustomAllocation = &enrollment.CustomAllocation{WebhookURL: c.webhook, APIVersion: version}
 	}
 	if given("webhook-api-version") && e.CustomAllocation != nil {
 		e.CustomAllocation.APIVersion = f.webhookAPIVersion

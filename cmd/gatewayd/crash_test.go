@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -155,11 +156,21 @@ func (c *crashSite) kill(now moment) bool {
 	return true
 }
 
-// arm says when the daemon is to be killed.
-func (c *crashSite) arm(at moment, d *daemon) {
+// startArmed starts a daemon that is to be killed at a moment. No call of it is
+// served before that is known.
+func (c *crashSite) startArmed(config string, at moment) (*daemon, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	d, err := startDaemon(config)
 	c.armed, c.first = at, d
+	return d, err
+}
+
+// disarm ends what startArmed has begun.
+func (c *crashSite) disarm() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.armed, c.first = "", nil
 }
 
 // enrollment changes whether the group may register.
@@ -191,11 +202,12 @@ func (c *crashSite) round(t *testing.T, n int) {
 	buses := lineBus("kitchen", toaster.Path()) + modbusBus("boiler room", heatPump.Path(), "1")
 	var twin *serialbustest.Line
 	if how == conflict {
-		if twin, err = newToaster(toasterID); err != nil {
+		// By a name that goes with it: the number of its terminal may soon be another test's.
+		if twin, err = newToaster(toasterID, serialbustest.WithLink(filepath.Join(t.TempDir(), "attic"))); err != nil {
 			t.Fatal(err)
 		}
 		defer twin.Close()
-		buses += lineBus("attic", twin.Path())
+		buses += lineBus("attic", twin.Link())
 	}
 	began := time.Now()
 	config, err := setup{dir: t.TempDir(), service: c.service, webhook: c.webhook, transport: c.transport, buses: buses}.write()
@@ -206,24 +218,28 @@ func (c *crashSite) round(t *testing.T, n int) {
 	if how == disabled {
 		c.enrollment(t, dpslocal.Disabled)
 	}
-	first, err := startDaemon(config)
+	first, err := c.startArmed(config, how)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.arm(how, first)
 	state, isState := strings.CutPrefix(string(how), "in state ")
 	after := 1 + rand.IntN(c.lines)
-	due := first.waitUntil(30*time.Second, func() bool {
+	configured := func(d *daemon) bool {
+		log := d.log()
+		return strings.Contains(log, `msg="appliance configured" registration_id=`+toasterID) &&
+			strings.Contains(log, `msg="appliance configured" registration_id=`+heatPumpID)
+	}
+	due := first.waitUntil(scriptWait, func() bool {
 		switch {
 		case isState:
 			return strings.Contains(first.log(), `msg="appliance `+state)
 		case how == someLine:
-			return first.count() >= after
+			return first.count() >= after || configured(first) // it may say less than the one before
 		default:
 			return false // it ends when it is killed
 		}
 	})
-	c.arm("", nil)
+	c.disarm()
 	first.kill()
 	if isState && !due {
 		t.Fatalf("round %d: the daemon never came into state %s:\n%s", n, state, first.log())
@@ -239,12 +255,7 @@ func (c *crashSite) round(t *testing.T, n int) {
 		t.Fatal(err)
 	}
 	defer second.kill()
-	done := func() bool {
-		log := second.log()
-		return strings.Contains(log, `msg="appliance configured" registration_id=`+toasterID) &&
-			strings.Contains(log, `msg="appliance configured" registration_id=`+heatPumpID)
-	}
-	if !second.waitUntil(90*time.Second, done) {
+	if !second.waitUntil(scriptWait, func() bool { return configured(second) }) {
 		t.Fatalf("round %d, killed %s: not all configured.\nBefore the kill:\n%s\n\nAfter it:\n%s", n, how, first.log(), second.log())
 	}
 	c.lines = max(20, second.count())

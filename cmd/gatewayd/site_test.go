@@ -138,10 +138,10 @@ func modbusBus(name, port, units string) string {
 	return fmt.Sprintf("\n[[bus]]\nname = %q\nport = %q\ndriver = \"modbus-rtu\"\nprofile = \"contoso-hpsd-088\"\nunits = %q\nallow = [\"*-contoso-hpsd-088\"]\n", name, port, units)
 }
 
-func newToaster(id string) (*serialbustest.Line, error) {
+func newToaster(id string, opts ...serialbustest.Option) (*serialbustest.Line, error) {
 	return serialbustest.NewToasterLine(serialbustest.Toaster{
 		RegistrationID: id, Vendor: "Contoso", Model: "TSTRSD-007", Serial: "499", Firmware: "12.0.2.5", Provisioning: "1.0.0.0",
-	})
+	}, opts...)
 }
 
 func newHeatPump(id string) (*serialbustest.Line, error) {

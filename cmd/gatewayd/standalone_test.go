@@ -85,8 +85,7 @@ listen = %q
 //	ask NAME KEY FILE STATUS [BODYFILE]
 func scriptAsk(ts *testscript.TestScript, _ bool, args []string) {
 	i := instanceOf(ts, args[0])
-	body := strings.NewReader(strings.TrimSuffix(ts.ReadFile(args[2]), "\n"))
-	response, err := i.client.Post("https://"+i.webhook+"/api/HttpTrigger1?code="+args[1], "application/json", body)
+	response, err := post(i.client, "https://"+i.webhook+"/api/HttpTrigger1?code="+args[1], strings.TrimSuffix(ts.ReadFile(args[2]), "\n"))
 	ts.Check(err)
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)

@@ -62,6 +62,7 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"again": scriptAgain, "holds": scriptHolds},
 	})
 }
 

@@ -26,6 +26,9 @@ import (
 	"github.com/contoso/gatewayd/serialbus/serialbustest"
 )
 
+// limit ends a test that hangs; a stalled machine may take long for everything.
+const limit = 5 * time.Minute
+
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"appliancesim": main})
 }
@@ -48,6 +51,15 @@ func TestScripts(t *testing.T) {
 				reply, err := exchange(ts.MkAbs(args[0]), args[1], size)
 				ts.Check(err)
 				ts.Setenv("ANSWER", reply)
+			},
+			// says waits until a file has a line like a pattern.
+			"says": func(ts *testscript.TestScript, _ bool, args []string) {
+				pattern := regexp.MustCompile(args[1])
+				for end := time.Now().Add(limit); !pattern.MatchString(ts.ReadFile(args[0])); time.Sleep(time.Millisecond) {
+					if time.Now().After(end) {
+						ts.Fatalf("%s does not say %q:\n%s", args[0], args[1], ts.ReadFile(args[0]))
+					}
+				}
 			},
 			"answered": func(ts *testscript.TestScript, _ bool, args []string) {
 				if got := ts.Getenv("ANSWER"); got != args[0] {
@@ -145,7 +157,7 @@ func exchange(path, request string, size int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	end := time.Now().Add(time.Minute)
+	end := time.Now().Add(limit)
 	port, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	for ; errors.Is(err, fs.ErrNotExist) && time.Now().Before(end); port, err = os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0) {
 		time.Sleep(time.Millisecond)

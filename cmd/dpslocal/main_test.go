@@ -24,6 +24,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// limit ends what hangs; a machine with much to do may take long for everything.
+const limit = 5 * time.Minute
+
 // TestMain makes the binary callable from the scripts.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"dpslocal": main, "register-here": registerHere})
@@ -96,11 +99,10 @@ func expand(ts *testscript.TestScript, _ bool, args []string) {
 // await FILE waits until a file holds a whole line.
 func await(ts *testscript.TestScript, _ bool, args []string) {
 	path := ts.MkAbs(args[0])
-	for range 600 {
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if data, err := os.ReadFile(path); err == nil && strings.Contains(string(data), "\n") {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	ts.Fatalf("%s: still no line in it", args[0])
 }
@@ -137,7 +139,7 @@ func trusting(ts *testscript.TestScript, ca string) *http.Client {
 	if !roots.AppendCertsFromPEM([]byte(ts.ReadFile(ca))) {
 		ts.Fatalf("%s: no certificate", ca)
 	}
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, Timeout: 20 * time.Second}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, Timeout: limit}
 }
 
 // operator FILE METHOD PATH [BODY] calls an operators' API of the server with the
@@ -184,7 +186,7 @@ func groupKeyOf(ts *testscript.TestScript, _ bool, args []string) {
 // registerHere is a program for "dpslocal exec": it registers a device with what
 // its environment says, and finds the CA where Go programs look for it.
 func registerHere() {
-	client := &http.Client{Timeout: 20 * time.Second}
+	client := &http.Client{Timeout: limit}
 	scope, id := os.Getenv("DPS_ID_SCOPE"), "dev-1"
 	base := os.Getenv("DPS_ENDPOINT") + "/" + scope + "/registrations/" + id
 	token := deviceToken(scope+"/registrations/"+id, id, os.Getenv("DPS_GROUP_KEY"))

@@ -216,18 +216,18 @@ func TestGoAway(t *testing.T) {
 	s := start(t, testConfig(), Options{Admin: "127.0.0.1:0"})
 	c := dialMQTT(t, s)
 	c.connectDPS(toaster, deviceToken(toaster, derive(testPrimary, toaster)))
-	client := &http.Client{Timeout: 20 * time.Second}
+	client := &http.Client{Timeout: stuck}
 	defer client.CloseIdleConnections()
 	if response, body := do(t, client, "POST", "http://"+s.AdminAddr()+"/away", "", `{"for":"1h"}`); response.StatusCode != 204 {
 		t.Fatalf("away: %d %s", response.StatusCode, body)
 	}
-	c.expectClosed(20 * time.Second)
+	c.expectClosed(stuck)
 	conn, err := net.Dial("tcp", s.HTTPSAddr())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(stuck))
 	if _, err := conn.Read(make([]byte, 1)); err == nil || strings.Contains(err.Error(), "timeout") {
 		t.Errorf("got %v, want a closed connection", err)
 	}

@@ -33,7 +33,7 @@ func memory() int64 {
 // hostileDialer connects from an address of loopback that is not the good
 // client's, so that the caps of one address do not meet the other.
 func hostileDialer() *net.Dialer {
-	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}, Timeout: 20 * time.Second}
+	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 }
 
 // TestHostileClients attacks a server in four ways, and each time a good device
@@ -53,13 +53,19 @@ func TestHostileClients(t *testing.T) {
 	roots.AppendCertsFromPEM(s.CAPEM())
 	hostile := func(t *testing.T, address string) *tls.Conn {
 		t.Helper()
-		conn, err := tls.DialWithDialer(hostileDialer(), "tcp", address, &tls.Config{RootCAs: roots, ServerName: globalEndpoint})
-		if err != nil {
-			t.Fatal(err)
+		for {
+			begun := time.Now()
+			conn, err := tls.DialWithDialer(hostileDialer(), "tcp", address, &tls.Config{RootCAs: roots, ServerName: globalEndpoint})
+			if err != nil && stalled(begun) {
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = conn.Close() })
+			_ = conn.SetDeadline(time.Now().Add(stuck))
+			return conn
 		}
-		t.Cleanup(func() { _ = conn.Close() })
-		_ = conn.SetDeadline(time.Now().Add(time.Minute)) // for a server that is stuck only
-		return conn
 	}
 	undisturbed := func(t *testing.T, before int64) {
 		t.Helper()
@@ -124,9 +130,9 @@ func TestHostileClients(t *testing.T) {
 	t.Run("10000 connections", func(t *testing.T) {
 		before := memory()
 		held := 0
-		for range 20 {
-			held += connectSilently(t, s.MQTTAddr(), 250)
-			held += connectSilently(t, s.HTTPSAddr(), 250)
+		for range 4 { // each time more than one address may have, so that it does not matter how soon they are given up
+			held += connectSilently(t, s.MQTTAddr(), 1250)
+			held += connectSilently(t, s.HTTPSAddr(), 1250)
 		}
 		if held < maxConnectionsPerAddress || held == 10000 {
 			t.Errorf("%d connections were held, want at least the %d of one address and not all", held, maxConnectionsPerAddress)
@@ -181,7 +187,7 @@ func connectSilently(t *testing.T, address string, n int) (held int) {
 		t.Cleanup(func() { _ = conn.Close() })
 		go func() {
 			// What is refused is closed as soon as it is accepted.
-			_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+			_ = conn.SetReadDeadline(time.Now().Add(time.Second))
 			_, err := conn.Read(make([]byte, 1))
 			refused := !errors.Is(err, os.ErrDeadlineExceeded)
 			if refused {

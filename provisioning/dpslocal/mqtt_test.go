@@ -41,7 +41,7 @@ func TestMQTTRegistration(t *testing.T) {
 		t.Errorf("got %s, want assigned to %s", body, toasters)
 	}
 	c.send(packets.NewControlPacket(packets.Disconnect))
-	c.expectClosed(10 * time.Second)
+	c.expectClosed(stuck)
 }
 
 // TestMQTTVariants holds what the real clients do differently from each other.

@@ -76,7 +76,11 @@ func startEndToEnd(t *testing.T, transport string, id string, fault func(dpsloca
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.toaster, err = serialbustest.NewToasterLine(serialbustest.Toaster{RegistrationID: id, Vendor: "Contoso", Model: "TSTRSD-007", Firmware: "12.0.2.5"}); err != nil {
+	// By a name that goes with it when it is unplugged: the number of its terminal may soon be another test's.
+	if e.toaster, err = serialbustest.NewToasterLine(
+		serialbustest.Toaster{RegistrationID: id, Vendor: "Contoso", Model: "TSTRSD-007", Firmware: "12.0.2.5"},
+		serialbustest.WithLink(filepath.Join(t.TempDir(), "toaster")),
+	); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { e.toaster.Close() })
@@ -138,7 +142,7 @@ driver = "modbus-rtu"
 profile = "contoso-hpsd-088"
 units = "7"
 `, dir, endpoint, transport, filepath.Join(dir, "group-key"), e.service.CAFile(),
-		toasterHub, hubs, heatPumpHub, hubs, e.toaster.Path(), e.heatPump.Path()))
+		toasterHub, hubs, heatPumpHub, hubs, e.toaster.Link(), e.heatPump.Path()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ package serialbus_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -43,27 +44,30 @@ func TestDiagnosesOfSimulatedLines(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			l, err := tc.line()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			cfg := serialbus.Config{Port: l.Path(), Driver: serialbus.DriverModbusRTU, Units: []byte{1, 2, 3, 4, 5, 6}, ReplyTimeout: 300 * time.Millisecond}
-			result, err := serialbus.Scan(t.Context(), cfg, serialbus.ScanOptions{Fast: true}, nil)
-			if !errors.Is(err, tc.fails) || tc.fails == nil && err != nil {
-				t.Errorf("ended with %v", err)
-			}
-			var kinds []serialbus.DiagnosisKind
-			for _, d := range result.Diagnoses {
-				kinds = append(kinds, d.Kind)
-				t.Log(d.Error())
-			}
-			if !slices.Equal(kinds, tc.want) {
-				t.Errorf("got %v, want %v", kinds, tc.want)
-			}
-			if len(result.Diagnoses) > 0 && !slices.Equal(result.Diagnoses[0].Units, tc.units) {
-				t.Errorf("about units %v, want %v", result.Diagnoses[0].Units, tc.units)
-			}
+			again(t, func() error {
+				l, err := tc.line()
+				if err != nil {
+					return err
+				}
+				defer l.Close()
+				cfg := serialbus.Config{Port: l.Path(), Driver: serialbus.DriverModbusRTU, Units: []byte{1, 2, 3, 4, 5, 6}, ReplyTimeout: 300 * time.Millisecond}
+				result, err := serialbus.Scan(t.Context(), cfg, serialbus.ScanOptions{Fast: true}, nil)
+				if !errors.Is(err, tc.fails) || tc.fails == nil && err != nil {
+					return fmt.Errorf("it ended with %w", err)
+				}
+				var kinds []serialbus.DiagnosisKind
+				for _, d := range result.Diagnoses {
+					kinds = append(kinds, d.Kind)
+					t.Log(d.Error())
+				}
+				if !slices.Equal(kinds, tc.want) {
+					return fmt.Errorf("got %v, want %v", kinds, tc.want)
+				}
+				if len(result.Diagnoses) > 0 && !slices.Equal(result.Diagnoses[0].Units, tc.units) {
+					return fmt.Errorf("it is about units %v, want %v", result.Diagnoses[0].Units, tc.units)
+				}
+				return nil
+			})
 		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -291,8 +292,19 @@ func TestEcho(t *testing.T) {
 	}
 }
 
-// TestLateMeetsTheNextRequest: a reply that is late collides with the next request, as on a real bus.
+// TestLateMeetsTheNextRequest: a reply that is late collides with the next request, as on a real bus. The request has
+// to come within a tenth of a second, for which a machine that is stalled may take some tries.
 func TestLateMeetsTheNextRequest(t *testing.T) {
+	for left := 20; !lateMeetsTheNextRequest(t); left-- {
+		if left == 0 {
+			t.Fatal("a late reply comes whole, or the request beside it is heard")
+		}
+	}
+}
+
+// lateMeetsTheNextRequest reports whether neither the late reply nor the next request survived.
+func lateMeetsTheNextRequest(t *testing.T) bool {
+	t.Helper()
 	l := newLine(t, WithRules(Rule{Fault: FaultLate, Times: 1, Delay: 20 * time.Millisecond}))
 	f := openRaw(t, l, 2400)
 	request := fromHex(t, "01 11 C0 2C")
@@ -304,11 +316,21 @@ func TestLateMeetsTheNextRequest(t *testing.T) {
 	if string(first[:3]) != "\x01\x11\x1a" {
 		t.Errorf("% X", first)
 	}
-	rest := exchangeRaw(t, f, request, 20)
-	if checksum(append(first, rest...)) == 0 {
-		t.Error("the late reply came whole")
+	if _, err := f.Write(request); err != nil {
+		t.Fatal(err)
 	}
-	if got := l.Stats(); got.Requests != 1 || got.Faults["late"] != 1 {
-		t.Errorf("the second request was heard: %+v", got)
+	if err := f.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+		t.Fatal(err)
 	}
+	rest := make([]byte, 20)
+	n, err := io.ReadFull(f, rest)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	got := l.Stats()
+	t.Logf("%d bytes of the late reply, %+v", len(first)+n, got)
+	if got.Faults["late"] != 1 {
+		t.Errorf("the fault did not happen: %+v", got)
+	}
+	return n == len(rest) && checksum(append(first, rest...)) != 0 && got.Requests == 1
 }

@@ -19,6 +19,19 @@ type CaptureConfig struct {
 	StopBits int    // 1 or 2; 0 = 1
 }
 
+// Validate returns what is wrong with the configuration, and what is allowed; it opens nothing.
+func (c CaptureConfig) Validate() error {
+	if c.StopBits < 0 || c.StopBits > 2 {
+		return fmt.Errorf("stop bits %d: allowed are 1 and 2", c.StopBits)
+	}
+	return c.line().Validate()
+}
+
+// line is the line as a bus with anybody on it.
+func (c CaptureConfig) line() Config {
+	return Config{Port: c.Port, Driver: DriverModbusRTU, Baud: c.Baud, Parity: c.Parity, Units: []byte{minUnit}}
+}
+
 // Captured is what [Capture] has heard.
 type Captured struct {
 	Bytes   int
@@ -30,15 +43,11 @@ type Captured struct {
 // if out takes no more. With a second adapter on the wires of a bus it hears both directions, without telling them
 // apart.
 func Capture(ctx context.Context, cfg CaptureConfig, out io.Writer, log *slog.Logger) (Captured, error) {
-	line := Config{Port: cfg.Port, Driver: DriverModbusRTU, Baud: cfg.Baud, Parity: cfg.Parity, Units: []byte{minUnit}}
-	if err := line.Validate(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return Captured{}, fmt.Errorf("capturing: %w", err)
 	}
 	if cfg.StopBits == 0 {
 		cfg.StopBits = 1
-	}
-	if cfg.StopBits != 1 && cfg.StopBits != 2 {
-		return Captured{}, fmt.Errorf("capturing: stop bits %d: allowed are 1 and 2", cfg.StopBits)
 	}
 	plain, err := loadProfile("")
 	if err != nil {
@@ -47,7 +56,7 @@ func Capture(ctx context.Context, cfg CaptureConfig, out io.Writer, log *slog.Lo
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	line = line.withDefaults(plain)
+	line := cfg.line().withDefaults(plain)
 	s := speed{line.Baud, line.Parity, cfg.StopBits}
 	open := func() (port, error) { return openTTY(line.Port, s, opening{}) }
 	return capture(ctx, line.Port, s, open, out, log)

@@ -55,6 +55,9 @@ its configuration.`,
 				return wrongUsage(cmd, "--max-size: %v", err)
 			}
 			line.Parity = serialbus.Parity(parity)
+			if err := line.Validate(); err != nil {
+				return wrongUsage(cmd, "%v", err)
+			}
 			ctx := cmd.Context()
 			if limit > 0 {
 				var cancel context.CancelFunc
@@ -90,6 +93,10 @@ func runCapture(ctx context.Context, cmd *cobra.Command, line serialbus.CaptureC
 	heard, err := serialbus.Capture(ctx, line, file, log)
 	if file.failed != nil {
 		return file.failed
+	}
+	if trouble := serialbus.Diagnose(err); trouble != nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "gatewayctl: %s\n  Next: %s\n", trouble.Heard, trouble.Next)
+		return errReported
 	}
 	if err != nil {
 		return err

@@ -35,7 +35,8 @@ func demo(t *testing.T, args ...string) result {
 	t.Helper()
 	var stdout bytes.Buffer
 	var stderr buffer
-	if status := run(append(args, "--once", "--json"), &stdout, &stderr); status != 0 {
+	// A minute is short where the machine stalls for seconds: an appliance that does not answer is asked again after 30 s.
+	if status := run(append(args, "--once", "--json", "--timeout", "8m"), &stdout, &stderr); status != 0 {
 		t.Fatalf("exit status %d:\n%s", status, stderr.String())
 	}
 	var got result

@@ -215,10 +215,11 @@ func scanBar(errOut io.Writer) *progressLine {
 	}}
 }
 
-// progressText is one line of progress, in ASCII, which progressLine can cut. It fits a terminal of 80 columns.
+// progressText is one line of progress, in ASCII, which progressLine can cut. It fits a terminal of 80 columns; one of 40
+// cuts what matters least.
 func progressText(p serialbus.Progress) string {
-	const width = 12
+	const width = 8
 	full := p.Percent * width / 100
-	return fmt.Sprintf("[%s%s] %3d%%  unit %d, %s, %s, about %s left, %d found",
-		strings.Repeat("#", full), strings.Repeat(".", width-full), p.Percent, p.Unit, p.Step, p.Speed, p.Left.Round(time.Second), p.Found)
+	return fmt.Sprintf("[%s%s] %3d%%  unit %d, %s left, %d found, %s, %s",
+		strings.Repeat("#", full), strings.Repeat(".", width-full), p.Percent, p.Unit, p.Left.Round(time.Second), p.Found, p.Step, p.Speed)
 }

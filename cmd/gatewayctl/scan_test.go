@@ -3,6 +3,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -41,10 +42,14 @@ func TestUnitsLeft(t *testing.T) {
 	}
 }
 
-// TestProgressFits keeps the number of appliances on a terminal of 80 columns.
+// TestProgressFits: all of it on a terminal of 80 columns, and usually percent, unit, time and number on one of 40.
 func TestProgressFits(t *testing.T) {
 	longest := serialbus.Progress{Percent: 100, Step: serialbus.StepSpeed, Unit: 247, Left: 272 * time.Second, Found: 247, Speed: "115200 8E1"}
 	if text := progressText(longest); len(text) > 79 {
 		t.Errorf("%q has %d characters", text, len(text))
+	}
+	usual := serialbus.Progress{Percent: 31, Step: serialbus.StepSlow, Unit: 47, Left: 48 * time.Second, Found: 12, Speed: "19200 8E1"}
+	if text := progressText(usual); !strings.Contains(text[:39], "unit 47, 48s left, 12") {
+		t.Errorf("%q does not show what matters in 39 characters", text)
 	}
 }

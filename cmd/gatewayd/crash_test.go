@@ -231,6 +231,10 @@ func (c *crashSite) round(t *testing.T, n int) {
 	}
 	due := first.waitUntil(scriptWait, func() bool {
 		switch {
+		case how == disabled: // both, or the next would read the end of an operation from before it was enabled
+			log := first.log()
+			return strings.Contains(log, `msg="appliance disabled" registration_id=`+toasterID) &&
+				strings.Contains(log, `msg="appliance disabled" registration_id=`+heatPumpID)
 		case isState:
 			return strings.Contains(first.log(), `msg="appliance `+state)
 		case how == someLine:
